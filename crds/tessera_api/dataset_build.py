@@ -1,0 +1,238 @@
+"""The resource `DatasetBuild`: from raw documents to token shards with a manifest.
+
+Owns every field, bound and default of it. The spec never changes: a build is a pure function of its inputs, so other
+inputs are another build. Every source states its licence and where it comes from.
+"""
+
+from datetime import date
+from decimal import Decimal
+from enum import StrEnum
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, StrictBool, StrictInt, StringConstraints
+
+from tessera_api.quantity import DecimalString
+from tessera_api.resource import (
+    API_VERSION,
+    DATE_PATTERN,
+    NAME_RULE,
+    Conditions,
+    Day,
+    Document,
+    Line,
+    Metadata,
+    Name,
+    Sha256,
+    Uri,
+    keyed,
+    listed,
+    unique,
+    unique_by,
+)
+from tessera_api.rules import Freeze, Rule, above, exactly_one
+
+DEFAULT_TEXT_FIELD = "text"
+
+_LICENCE_WORD = r"\(*[A-Za-z0-9][-.+:A-Za-z0-9]*\)*"
+LICENCE_PATTERN = rf"^{_LICENCE_WORD}( (AND|OR|WITH) {_LICENCE_WORD})*$"
+
+_NEW_BUILD = "a build is a function of its inputs, so create a new one under another name"
+
+
+def _is_day(text: str) -> bool:
+    try:
+        date.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
+
+
+class Content(StrEnum):
+    """What a dataset holds."""
+
+    TEXT = "text"
+
+
+class SourceFormat(StrEnum):
+    """How the documents of a source are stored."""
+
+    TEXT = "text"
+    JSONL = "jsonl"
+    PARQUET = "parquet"
+
+
+class Provenance(Document):
+    """Where the documents of a source come from."""
+
+    owner: Line
+    """Who published or owns them."""
+    collected: Day
+    """Day on which they were collected, such as 2026-11-01."""
+    method: Line
+    """How they were collected."""
+    synthetic: StrictBool
+    """Whether a model wrote them."""
+
+    RULES = (
+        # The schema's own `format: date` is no help: the API server then takes an object for a text.
+        Rule(
+            cel=f"!self.collected.matches('{DATE_PATTERN}') || !format.date().validate(self.collected).hasValue()",
+            reads=("collected",),
+            holds=_is_day,
+            words="collected is {collected}: there is no such day",
+            remedy="write a day of the calendar as YEAR-MONTH-DAY",
+            field_path="collected",
+        ),
+    )
+
+
+class Source(Document):
+    """One place that documents are read from."""
+
+    name: Name
+    """Name of the source in counts and reports."""
+    uri: Uri
+    """A file or a folder: file:///folder or s3://bucket/prefix."""
+    include: Annotated[
+        tuple[Annotated[str, StringConstraints(min_length=1, max_length=256)], ...],
+        Field(min_length=1, max_length=32, json_schema_extra=listed("set")),
+        unique(),
+    ] = ("**/*",)
+    """Patterns of the files to read below a folder; ** stands for any folders."""
+    format: SourceFormat
+    """How the documents are stored: a text file is one document, a jsonl line or a parquet row is one document."""
+    text_field: Line | None = None
+    """Field (jsonl) or column (parquet) that holds the text; text when absent."""
+    licence: Annotated[str, StringConstraints(max_length=256, pattern=LICENCE_PATTERN)]
+    """Licence of the documents, an SPDX expression."""
+    provenance: Provenance
+    """Where the documents come from."""
+
+    RULES = (
+        Rule(
+            cel="!has(self.textField) || self.format != 'text'",
+            reads=("format", "textField?"),
+            holds=lambda form, has_field: not has_field or form is not SourceFormat.TEXT,
+            words="textField belongs to formats jsonl and parquet, and format is {format}",
+            remedy="remove textField, or set format to jsonl or parquet",
+            field_path="textField",
+        ),
+    )
+
+    @property
+    def text_column(self) -> str:
+        """Field or column that holds the text."""
+        return DEFAULT_TEXT_FIELD if self.text_field is None else self.text_field
+
+
+class TokenizerTraining(Document):
+    """A byte-level BPE tokenizer that is trained on the training part of the documents."""
+
+    vocabulary_size: Annotated[StrictInt, Field(ge=300, le=1_048_576)]
+    """Tokens in the vocabulary."""
+
+
+class TokenizerSpec(Document):
+    """The tokenizer: trained in the build, or a file that is pinned by its digest."""
+
+    train: TokenizerTraining | None = None
+    """Train one in the build."""
+    uri: Uri | None = None
+    """A tokenizer.json of the Hugging Face tokenizers library."""
+    sha256: Sha256 | None = None
+    """Digest of that file, hexadecimal."""
+
+    RULES = (
+        exactly_one("train", "uri", "keep one of them: a tokenizer to train, or one to read"),
+        Rule(
+            cel="has(self.uri) == has(self.sha256)",
+            reads=("uri?", "sha256?"),
+            holds=lambda has_uri, has_digest: bool(has_uri == has_digest),
+            words="uri and sha256 must be given together",
+            remedy="give the tokenizer's uri and the sha256 of its file, or neither",
+        ),
+    )
+
+
+class HeldOut(Document):
+    """The documents that are kept out of training, to measure the model on."""
+
+    share: DecimalString = Decimal("0.01")
+    """Share of the documents, a decimal string; which ones is decided by their content alone."""
+
+    RULES = (above("share", "0", "0.5"),)
+
+
+class Output(Document):
+    """Where the dataset is published."""
+
+    uri: Uri
+    """s3://bucket/prefix or file:///folder; the dataset's folder is made below it."""
+
+
+class DatasetBuildSpec(Document):
+    """What is wanted of a build."""
+
+    sources: Annotated[
+        tuple[Source, ...], Field(min_length=1, max_length=64, json_schema_extra=keyed("name")), unique_by("name")
+    ]
+    """Where the documents are read from, each source once."""
+    content: Content
+    """What the documents are."""
+    tokenizer: TokenizerSpec
+    """The tokenizer."""
+    held_out: HeldOut = HeldOut()
+    """The documents that are kept out of training."""
+    output: Output
+    """Where the dataset is published."""
+
+    FREEZES = tuple(Freeze(field, _NEW_BUILD) for field in ("sources", "content", "tokenizer", "heldOut", "output"))
+
+
+class BuildPhase(StrEnum):
+    """One word for people; no program may read it."""
+
+    PENDING = "Pending"
+    BUILDING = "Building"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+
+
+_Shown = Annotated[str, StringConstraints(max_length=32)]
+_Count = Annotated[StrictInt, Field(ge=0, le=10**15)]
+
+
+class DatasetBuildStatus(Document):
+    """What is known of a build. Every field is optional."""
+
+    conditions: Conditions | None = None
+    """What holds and what does not; `Succeeded` is Unknown until the build ends."""
+    observed_generation: Annotated[StrictInt, Field(ge=0)] | None = None
+    """The generation of the resource that this status was computed for."""
+    phase: BuildPhase | None = None
+    """One word for people, computed from the conditions."""
+    chunks: _Shown | None = None
+    """Chunks done of all chunks, such as 12/40."""
+    documents: _Count | None = None
+    """Documents in the dataset."""
+    tokens: _Count | None = None
+    """Tokens in the dataset."""
+    fingerprint: Sha256 | None = None
+    """Digest of everything that decides the dataset's bytes."""
+    manifest: Uri | None = None
+    """The dataset's manifest, once it is published."""
+
+
+class DatasetBuild(Document):
+    """A dataset for training: token shards with a manifest, built from raw documents."""
+
+    api_version: Literal["tessera.dev/v1alpha1"] = API_VERSION
+    kind: Literal["DatasetBuild"] = "DatasetBuild"
+    metadata: Metadata
+    """Who it is, such as metadata: {name: NAME}."""
+    spec: DatasetBuildSpec
+    """What is wanted of the build."""
+    status: DatasetBuildStatus | None = None
+    """What is known of the build."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (NAME_RULE,)

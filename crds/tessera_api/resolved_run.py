@@ -1,0 +1,115 @@
+"""The resolved run: `run.json`, what was asked and what it came to at one start (design.md §2.8).
+
+Owns the form of the one document from which coordinator, agents and trainers take everything they need to know. There
+is one per start (a run's creation, or a resumption): `run.json` is the newest, `run-1.json`, `run-2.json`, ... are
+the ones before. What must stay true: no program of a run reads a manifest, and what decides the bits of the training
+(`run.spec` but for its mutable fields, `datasets`, `threads`) is the same in every start.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from tessera_api.log import MAX_OBJECTS, StoredObject
+from tessera_api.recipes import Recipe
+from tessera_api.record import Count, Record, Sha256, Text
+from tessera_api.training_run import TrainingRun
+
+
+class Device(StrEnum):
+    """What the trainers compute on."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class ResolvedDataset(Record):
+    """A published dataset, pinned by its content."""
+
+    manifest: Annotated[str, Field(max_length=2000)]
+    """URI of the dataset's manifest."""
+    sha256: Sha256
+    """Of the manifest's bytes."""
+    fingerprint: Annotated[str, Field(max_length=128)]
+    """Of everything that decided the dataset's bytes."""
+
+
+class ResolvedOrigin(Record):
+    """The finished run whose final weights this one starts with."""
+
+    run: Annotated[str, Field(max_length=63)]
+    directory: Annotated[str, Field(max_length=4096)]
+    """Its run directory, absolute."""
+    storage: Annotated[str, Field(max_length=2000)]
+    """URI of its folder: below it lie its log, journal and checkpoints."""
+    step: Count
+    """Of its last commit, whose weights are taken."""
+    objects: Annotated[tuple[StoredObject, ...], Field(min_length=1, max_length=MAX_OBJECTS)]
+    """What that commit names; no rank reads the other run's log."""
+
+
+class Override(Record):
+    """One value that this place could not take as it was asked."""
+
+    path: Annotated[str, Field(max_length=300)]
+    asked: Text
+    used: Text
+    why: Text
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.asked} -> {self.used} ({self.why})"
+
+
+class ResolvedRun(Record):
+    """One start of a run."""
+
+    start: Annotated[int, Field(ge=1)]
+    """How many starts the run has had, this one included."""
+    started: float
+    """Unix seconds of this start."""
+    created: float
+    """Unix seconds of the first start."""
+    asked: TrainingRun
+    """As the manifests and `--set` say it."""
+    run: TrainingRun
+    """As it runs here, overrides applied."""
+    overrides: Annotated[tuple[Override, ...], Field(max_length=100)] = ()
+    """Everything in which `run` differs from `asked`."""
+    recipe: Recipe
+    """The model's dimensions; the vocabulary comes with the dataset."""
+    origin: ResolvedOrigin | None = None
+    """Given when `run.spec.model.from` is."""
+    datasets: dict[str, ResolvedDataset]
+    """By the name that `run.spec.data.mix` uses."""
+    storage: Annotated[str, Field(max_length=2000)]
+    """URI of this run's own folder: below it lie `log/`, `journal/` and `checkpoints/`."""
+    device: Device
+    threads: Annotated[int, Field(ge=1, le=1024)]
+    """Threads that each trainer computes with; never changed after the first start, because it decides bits."""
+    coordinator: Annotated[str, Field(max_length=300)]
+    """HOST:PORT of the coordinator in this start."""
+    versions: dict[str, str] = {}
+    """Of Tessera, Python and the libraries that decide results."""
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self.run.metadata.name
+
+    @property
+    def total_steps(self) -> Count:
+        """Optimizer steps of the whole run."""
+        return self.run.spec.total_steps
+
+    def encode(self) -> bytes:
+        """The bytes of `run.json`."""
+        return self.model_dump_json(by_alias=True, exclude_none=True, indent=1).encode() + b"\n"
+
+
+def read_resolved_run(path: Path) -> ResolvedRun:
+    """The document at `path`. Raises OSError, or pydantic.ValidationError whose text names the field."""
+    return ResolvedRun.model_validate_json(path.read_bytes())

@@ -1,0 +1,364 @@
+"""The resource `TrainingRun`: what to train, on which data, how, on how many nodes, and where the results go.
+
+Owns every field, bound and default of it. `nodes` and `checkpoint` may change while a run lives; everything else is
+frozen, because a run with other data or another batch is another run. Steps are optimizer steps, samples are sequences
+of `sequenceLength` tokens, a unit is a fixed number of samples that is never split between ranks.
+"""
+
+from decimal import Decimal
+from enum import StrEnum
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, StrictInt, StringConstraints
+
+from tessera_api.quantity import MOST_TOKENS, DecimalString, TokenCount, Weight
+from tessera_api.recipes import RecipeName
+from tessera_api.resource import (
+    API_VERSION,
+    NAME_RULE,
+    Conditions,
+    Document,
+    Metadata,
+    Name,
+    Steps,
+    Uri,
+    keyed,
+    unique_by,
+)
+from tessera_api.rules import Freeze, Rule, above, exactly_one, from_to
+
+MOST_NODES = 4096
+DEFAULT_DECAY_SHARE = Decimal("0.2")
+
+# A text that is no count is the pattern's affair: the rule takes it for the greatest count and holds its tongue.
+_TOKENS_OF_TEXT = (
+    "isQuantity(string(self.training.tokens)) && quantity(string(self.training.tokens)).isInteger()"
+    f" ? quantity(string(self.training.tokens)).asInteger() : {MOST_TOKENS}"
+)
+_NEW_RUN = "create a new run, which can start from this one with model.from.run"
+
+
+class Method(StrEnum):
+    """What kind of training a run does."""
+
+    PRETRAIN = "pretrain"
+
+
+class ScheduleKind(StrEnum):
+    """How the learning rate falls after the warm-up."""
+
+    COSINE = "cosine"
+    LINEAR = "linear"
+    WSD = "wsd"
+
+
+class Precision(StrEnum):
+    """In which format weights and activations are multiplied."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+
+
+class Determinism(StrEnum):
+    """What a repeated run has in common with the first."""
+
+    EXACT = "exact"
+
+
+class Compilation(StrEnum):
+    """Which part of the model is compiled."""
+
+    NONE = "none"
+    BLOCKS = "blocks"
+
+
+class Recomputation(StrEnum):
+    """Which activations are computed again in the backward pass instead of being kept."""
+
+    NONE = "none"
+    BLOCKS = "blocks"
+
+
+class Origin(Document):
+    """Another run whose final weights this run starts with."""
+
+    run: Name
+    """Name of the run, in the same namespace or work folder."""
+
+
+class ModelSpec(Document):
+    """The model to train."""
+
+    recipe: RecipeName | None = None
+    """A named model, trained from fresh weights."""
+    from_: Annotated[Origin | None, Field(alias="from")] = None
+    """Start from the final weights of another run."""
+
+    RULES = (exactly_one("recipe", "from", "keep one of them: a named recipe, or a run to start from"),)
+
+
+class MixEntry(Document):
+    """One dataset and its share of the samples."""
+
+    dataset: Name
+    """Name of the DatasetBuild."""
+    weight: Weight
+    """Relative share of the samples that come from it, a decimal string above 0 with at most 3 places."""
+
+    RULES = (above("weight", "0", "1000"),)
+
+
+class DataSpec(Document):
+    """The training data: which datasets, in which proportion, cut into samples of which length."""
+
+    sequence_length: Annotated[StrictInt, Field(ge=8, le=1_048_576, multiple_of=8)]
+    """Tokens in a sample."""
+    mix: Annotated[
+        tuple[MixEntry, ...],
+        Field(min_length=1, max_length=64, json_schema_extra=keyed("dataset")),
+        unique_by("dataset"),
+    ]
+    """The datasets, each once."""
+
+
+class Schedule(Document):
+    """The learning rate over the steps, as a factor of the peak."""
+
+    kind: ScheduleKind
+    """How it falls after the warm-up: cosine, linear, or wsd (constant, then a linear decay)."""
+    warmup_steps: Annotated[StrictInt, Field(ge=0, le=1_000_000)] = 0
+    """Steps in which it rises linearly to the peak."""
+    decay_share: DecimalString | None = None
+    """Share of all steps that the decay of wsd takes, a decimal string; 0.2 when absent."""
+    minimum_share: DecimalString = Decimal("0.1")
+    """Learning rate at the end as a share of the peak, a decimal string."""
+
+    RULES = (
+        above("decayShare", "0", "1", optional=True),
+        from_to("minimumShare", "0", "1"),
+        Rule(
+            cel="!has(self.decayShare) || self.kind == 'wsd'",
+            reads=("kind", "decayShare?"),
+            holds=lambda kind, has_share: not has_share or kind is ScheduleKind.WSD,
+            words="decayShare belongs to kind wsd, and kind is {kind}",
+            remedy="remove decayShare, or set kind to wsd",
+            field_path="decayShare",
+        ),
+    )
+
+    @property
+    def decay(self) -> Decimal:
+        """Share of all steps that the decay of wsd takes."""
+        return DEFAULT_DECAY_SHARE if self.decay_share is None else self.decay_share
+
+
+class Training(Document):
+    """How the model is trained."""
+
+    tokens: TokenCount
+    """Tokens to train on: an integer, or a text with the suffix k, M, G or T, such as 400M."""
+    seed: Annotated[StrictInt, Field(ge=0, le=4_294_967_295)]
+    """Decides the first weights and the order of the data."""
+    global_batch: Annotated[StrictInt, Field(ge=1, le=1_048_576)]
+    """Samples in a step, over all ranks."""
+    unit: Annotated[StrictInt, Field(ge=1, le=65_536)]
+    """Samples in a unit, the fixed micro-batch that ranks share out whole."""
+    learning_rate: DecimalString
+    """Peak learning rate, a decimal string such as "6e-4"."""
+    schedule: Schedule
+    """The learning rate over the steps."""
+    weight_decay: DecimalString = Decimal("0.1")
+    """Decoupled weight decay of matrices, a decimal string."""
+    clip_norm: DecimalString = Decimal(1)
+    """Greatest norm of the gradient; a greater one is scaled down to it. A decimal string."""
+    precision: Precision = Precision.FP32
+    """Format in which weights and activations are multiplied."""
+    determinism: Determinism = Determinism.EXACT
+    """exact: the same bits at every world size and through every recovery."""
+    compile: Compilation = Compilation.NONE
+    """What is compiled: none, or each block of the model."""
+    activation_checkpointing: Recomputation = Recomputation.NONE
+    """What is computed again in the backward pass to save memory: none, or each block of the model."""
+
+    RULES = (
+        Rule(
+            cel="self.globalBatch % self.unit == 0",
+            reads=("globalBatch", "unit"),
+            holds=lambda batch, unit: batch % unit == 0,
+            words="unit {unit} does not divide globalBatch {globalBatch}",
+            remedy="choose a unit that divides globalBatch",
+            field_path="unit",
+        ),
+        above("learningRate", "0", "1"),
+        from_to("weightDecay", "0", "1"),
+        above("clipNorm", "0", "1e6"),
+    )
+
+    @property
+    def units(self) -> int:
+        """Units in a step; the greatest world size."""
+        return self.global_batch // self.unit
+
+
+class Nodes(Document):
+    """On how many nodes the run works."""
+
+    count: Annotated[StrictInt, Field(ge=1, le=MOST_NODES)]
+    """Nodes that train."""
+    min: Annotated[StrictInt, Field(ge=1, le=MOST_NODES)] = 1
+    """The run goes on with as few."""
+    max: Annotated[StrictInt, Field(ge=1, le=MOST_NODES)]
+    """The run never grows beyond."""
+    spares: Annotated[StrictInt, Field(ge=0, le=256)] = 0
+    """Nodes that stand ready to take the place of a lost one."""
+    processes_per_node: Annotated[StrictInt, Field(ge=1, le=64)] = 1
+    """Training processes on a node: one per accelerator."""
+
+    RULES = (
+        Rule(
+            cel="self.min <= self.count",
+            reads=("min", "count"),
+            holds=lambda least, count: least <= count,
+            words="count {count} is below min {min}",
+            remedy="raise count or lower min",
+            field_path="count",
+        ),
+        Rule(
+            cel="self.count <= self.max",
+            reads=("count", "max"),
+            holds=lambda count, most: count <= most,
+            words="count {count} is above max {max}",
+            remedy="lower count or raise max",
+            field_path="count",
+        ),
+    )
+
+
+class CheckpointPolicy(Document):
+    """How often a checkpoint is taken and how many stay."""
+
+    every: Steps = 500
+    """Steps from one checkpoint to the next."""
+    keep: Annotated[StrictInt, Field(ge=1, le=1000)] = 3
+    """Newest committed checkpoints that stay; of the older ones an anchor and its successor stay too."""
+
+
+class Storage(Document):
+    """Where the run's folder lies."""
+
+    uri: Uri
+    """s3://bucket/prefix or file:///folder; the run's folder is made below it."""
+
+
+class TrainingRunSpec(Document):
+    """What is wanted of a run."""
+
+    method: Method
+    """What kind of training it is."""
+    model: ModelSpec
+    """The model to train."""
+    data: DataSpec
+    """The training data."""
+    training: Training
+    """How the model is trained."""
+    nodes: Nodes
+    """On how many nodes; may be changed while the run lives."""
+    checkpoint: CheckpointPolicy = CheckpointPolicy()
+    """Checkpoint policy; may be changed while the run lives."""
+    storage: Storage
+    """Where the run's folder lies."""
+
+    FREEZES = tuple(Freeze(field, _NEW_RUN) for field in ("method", "model", "data", "training", "storage"))
+    RULES = (
+        Rule(
+            cel="self.nodes.max * self.nodes.processesPerNode <= self.training.globalBatch / self.training.unit",
+            reads=("nodes.max", "nodes.processesPerNode", "training.globalBatch", "training.unit"),
+            holds=lambda most, processes, batch, unit: most * processes <= batch // unit,
+            words="max {nodes.max} with {nodes.processesPerNode} processesPerNode is more processes than a step has"
+            " units: globalBatch {training.globalBatch} / unit {training.unit}",
+            remedy="lower nodes.max or processesPerNode, or cut the batch into more units",
+            field_path="nodes.max",
+        ),
+        Rule(
+            cel=f"(type(self.training.tokens) == int ? self.training.tokens : {_TOKENS_OF_TEXT})"
+            " / (self.training.globalBatch * self.data.sequenceLength) > self.training.schedule.warmupSteps",
+            reads=(
+                "training.tokens",
+                "training.globalBatch",
+                "data.sequenceLength",
+                "training.schedule.warmupSteps",
+            ),
+            holds=lambda tokens, batch, length, warmup: tokens // (batch * length) > warmup,
+            words="tokens {training.tokens} end within the {training.schedule.warmupSteps} warmupSteps: a step takes"
+            " globalBatch {training.globalBatch} * sequenceLength {data.sequenceLength} tokens",
+            remedy="raise tokens, or lower warmupSteps or globalBatch",
+            field_path="training.tokens",
+        ),
+    )
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run: whole steps only, at least one."""
+        return self.training.tokens // (self.training.global_batch * self.data.sequence_length)
+
+
+class RunPhase(StrEnum):
+    """One word for people; no program may read it."""
+
+    PENDING = "Pending"
+    STARTING = "Starting"
+    RUNNING = "Running"
+    RECOVERING = "Recovering"
+    STOPPING = "Stopping"
+    STOPPED = "Stopped"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+
+
+_Shown = Annotated[str, StringConstraints(max_length=32)]
+
+
+class TrainingRunStatus(Document):
+    """What is known of a run; also `status.json` of the run directory. Every field is optional."""
+
+    conditions: Conditions | None = None
+    """What holds and what does not; `Succeeded` is Unknown until the run ends."""
+    observed_generation: Annotated[StrictInt, Field(ge=0)] | None = None
+    """The generation of the resource that this status was computed for."""
+    phase: RunPhase | None = None
+    """One word for people, computed from the conditions."""
+    step: _Shown | None = None
+    """Steps done of all steps, such as 4200/20000."""
+    loss: _Shown | None = None
+    """Loss of the last step, a decimal."""
+    tokens_per_second: _Shown | None = None
+    """Tokens trained on in a second, such as 1.9M."""
+    mfu: _Shown | None = None
+    """Share of the peak FLOPs that the model's matrix products use, a decimal."""
+    nodes: _Shown | None = None
+    """Nodes that train of those wanted, such as 4/4."""
+    active_nodes: Annotated[StrictInt, Field(ge=0, le=MOST_NODES)] | None = None
+    """Nodes that train."""
+    restarts: Annotated[StrictInt, Field(ge=0)] | None = None
+    """Generations after the first."""
+    goodput: _Shown | None = None
+    """Share of the allocated node-seconds that went into steps that count, a decimal."""
+    eta: _Shown | None = None
+    """Time left at the present rate, such as 3h12m."""
+    age: _Shown | None = None
+    """Time since the run was created, such as 58m."""
+
+
+class TrainingRun(Document):
+    """A training of a language model, from named datasets to an exported model, through lost nodes."""
+
+    api_version: Literal["tessera.dev/v1alpha1"] = API_VERSION
+    kind: Literal["TrainingRun"] = "TrainingRun"
+    metadata: Metadata
+    """Who it is, such as metadata: {name: NAME}."""
+    spec: TrainingRunSpec
+    """What is wanted of the run."""
+    status: TrainingRunStatus | None = None
+    """What is known of the run."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (NAME_RULE,)

@@ -1,0 +1,195 @@
+"""What is told about the run: ledger, incidents, status, nodes. Owns the numbers, decides nothing."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from tessera_api.exit_codes import ExitCode
+from tessera_api.incident import Incident
+from tessera_api.journal import Event, LedgerLine, StepLine
+from tessera_api.log import Commit, Open
+from tessera_api.messages import Phase
+from tessera_api.training_run import RunPhase
+from tessera_coordinator.core.commits import ReadyCommit
+from tessera_coordinator.core.incidents import Incidents
+from tessera_coordinator.core.ledger import Activity, Cause, Ledger
+from tessera_coordinator.core.membership import Membership, State
+from tessera_coordinator.core.status import Seen, status
+from tessera_coordinator.live_files import LiveFiles
+
+logger = logging.getLogger(__name__)
+
+LEDGER_SECONDS = 5.0
+
+
+class Accounts:
+    """See the module."""
+
+    def __init__(self, files: LiveFiles, incidents: Incidents, ledger: Ledger, created: float) -> None:
+        self._files, self._incidents, self._ledger = files, incidents, ledger
+        self._created = created
+        self._newest = files.last_step()
+        self._first_generation: int | None = None
+        self._nodes = 0
+        """Of the open generation."""
+        self._recovering = False
+        self._evaluating = False
+        self._phase, self._since, self._message = RunPhase.PENDING, time.time(), "waiting for nodes"
+        self._end: RunPhase | None = None
+        self._ledger_at = 0.0
+
+    # ---- what happened --------------------------------------------------------------------------------------------
+
+    def event(self, event: Event) -> None:
+        """The newest event explains the status."""
+        if self._end is None:
+            self._message = f"{event.name.value}: {event.message}" if event.message else event.name.value
+
+    def adopted(self, generation: Open) -> None:
+        """A restarted coordinator goes on with it."""
+        self._nodes = len(generation.members)
+        self._first_generation = 1
+        self._recovering = False
+
+    def opened(self, generation: Open) -> None:
+        """A generation is open."""
+        self._nodes = len(generation.members)
+        if self._first_generation is None:
+            self._first_generation = 1
+        self._write(self._incidents.opened(generation.generation, time.time()))
+
+    def incident(self, cause: str, nodes: tuple[str, ...], generation: int, highest: int) -> None:
+        """A generation ended unplanned."""
+        newest = self._newest.step if self._newest else -1
+        self._write([self._incidents.begin(cause, nodes, generation, max(highest, newest), time.time())])
+        self._recovering = True
+
+    def lost_work(self) -> None:
+        """What was not committed is thrown away."""
+        self._ledger.lost()
+        self._evaluating = False
+
+    def phase(self, phase: Phase) -> None:
+        """Rank 0 declared a phase."""
+        self._evaluating = phase is Phase.EVALUATION
+
+    def is_new(self, line: StepLine) -> bool:
+        """Whether this step of this generation was not written before: reports may come twice."""
+        newest = self._newest
+        return newest is None or (line.generation, line.step) > (newest.generation, newest.step)
+
+    def step(self, line: StepLine) -> None:
+        """A completed step."""
+        first = self._newest is None or self._newest.generation != line.generation
+        self._newest = line
+        if first:
+            self._recovering = False
+        self._write(self._incidents.stepped(line.step, line.time))
+        if line.data_seconds:
+            self._ledger.stalled(Cause.DATA_WAIT, line.data_seconds * self._nodes)
+
+    def committed(self, commit: Commit, ready: ReadyCommit) -> None:
+        """What was computed until now is safe."""
+        self._ledger.stalled(Cause.CHECKPOINT_STALL, ready.stall_seconds * self._nodes)
+        self._ledger.committed()
+
+    def closed(self, exit_code: ExitCode, reason: str) -> None:
+        """It is over."""
+        ends = {ExitCode.DONE: RunPhase.SUCCEEDED, ExitCode.STOPPED: RunPhase.STOPPED}
+        self._end, self._message = ends.get(exit_code, RunPhase.FAILED), reason
+
+    def _write(self, changed: list[Incident]) -> None:
+        """A full disk costs the document, never the run."""
+        for incident in changed:
+            try:
+                self._files.incident(incident.number, incident.model_dump(mode="json"))
+            except OSError as error:
+                logger.error("incident %d is not recorded: %s", incident.number, error)
+
+    # ---- the numbers ----------------------------------------------------------------------------------------------
+
+    def advance(self, now: float, membership: Membership) -> None:
+        """The time since the last call, by what each node was doing."""
+        counts: dict[Activity, int] = {}
+        inside = set(membership.generation.names()) if membership.generation else set[str]()
+        for node in membership.roster.all():
+            activity = self._activity(membership, node.name in inside)
+            counts[activity] = counts.get(activity, 0) + 1
+        self._ledger.advance(now, counts)
+
+    def _activity(self, membership: Membership, inside: bool) -> Activity:
+        if membership.state is State.CLOSED:
+            return Activity.IDLE
+        if membership.generation is None:
+            return Activity.STARTING
+        if not inside:
+            return Activity.SPARE
+        if membership.state is not State.OPEN or membership.pace.highest < 0:
+            return Activity.RECOVERING if self._recovering else Activity.STARTING
+        return Activity.EVALUATING if self._evaluating else Activity.COMPUTING
+
+    def ledger_line(self, now: float) -> LedgerLine | None:
+        """For the journal, every few seconds."""
+        if now - self._ledger_at < LEDGER_SECONDS:
+            return None
+        self._ledger_at = now
+        return LedgerLine(time=now, seconds=self._ledger.seconds())
+
+    def final_ledger(self, now: float) -> LedgerLine:
+        """The last word."""
+        return LedgerLine(time=now, seconds=self._ledger.seconds())
+
+    def nodes(self, membership: Membership) -> dict[str, object]:
+        """The document of nodes.json."""
+        generation = membership.generation if membership.state is State.OPEN else None
+        ranks: dict[str, list[int]] = {}
+        first = 0
+        for member in generation.members if generation else ():
+            ranks[member.node] = list(range(first, first + member.processes))
+            first += member.processes
+        return {
+            node.name: {
+                "agentPid": node.facts.agent_pid,
+                "workerPids": list(node.facts.worker_pids),
+                "sessions": list(node.facts.sessions),
+                "role": "active" if node.name in ranks else "spare",
+                "ranks": ranks.get(node.name, []),
+                "generation": generation.generation if generation and node.name in ranks else None,
+            }
+            for node in membership.roster.all()
+            if node.facts is not None
+        }
+
+    def status(self, now: float, membership: Membership, total_steps: int) -> dict[str, object]:
+        """The document of status.json."""
+        phase = self._end or self._present(membership)
+        if phase is not self._phase:
+            self._phase, self._since = phase, now
+        generation = membership.generation
+        is_open = generation is not None and membership.state is State.OPEN
+        document = status(
+            Seen(
+                phase=phase,
+                message=self._message,
+                total_steps=total_steps,
+                wanted=membership.wanted.count,
+                active=len(generation.members) if generation and is_open else 0,
+                generation=generation.generation if generation else 0,
+                first_generation=self._first_generation or 1,
+                goodput=self._ledger.goodput(),
+                newest=self._newest,
+                seconds_per_step=membership.pace.median(),
+                created=self._created,
+                changed=self._since,
+                now=now,
+            )
+        )
+        return document.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+    def _present(self, membership: Membership) -> RunPhase:
+        if membership.generation is None:
+            return RunPhase.PENDING
+        if membership.state is not State.OPEN or membership.pace.highest < 0:
+            return RunPhase.RECOVERING if self._recovering else RunPhase.STARTING
+        return RunPhase.RUNNING

@@ -1,0 +1,364 @@
+"""The coordinator of one run: takes messages, asks the state machines, carries out what they say.
+
+Owns the machines and everything that they touch (log, journal, live files). Runs on one event loop; only the log's
+writes and the checkpoints' deletion leave it. Nothing here decides: decisions are in `core`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, assert_never
+
+from tessera_api.exit_codes import ExitCode
+from tessera_api.journal import Event, EventName, JournalRecord, LedgerLine, StepLine
+from tessera_api.log import Claim, Commit, End, Open, ResumePoint, Retire, Skipped
+from tessera_api.messages import (
+    Committed,
+    Finished,
+    FromCoordinator,
+    Leave,
+    Note,
+    Part,
+    PhaseChange,
+    Report,
+    RewindRequest,
+    SkipRequest,
+    StatusAnswer,
+    StepRecord,
+    Steps,
+    Trouble,
+)
+from tessera_coordinator.accounts import Accounts
+from tessera_coordinator.checkpoints import Checkpoints, Fate, Outcomes
+from tessera_coordinator.core.commits import PartRefused, ReadyCommit
+from tessera_coordinator.core.effects import (
+    Announce,
+    Close,
+    Complete,
+    Effect,
+    Fail,
+    GenerationOver,
+    OpenGeneration,
+    Send,
+)
+from tessera_coordinator.core.history import History
+from tessera_coordinator.core.membership import Membership, State
+from tessera_coordinator.corrections import Corrections, Wish
+from tessera_coordinator.journal import Journal
+from tessera_coordinator.live_files import LiveFiles
+from tessera_coordinator.run_log import Ruled
+from tessera_coordinator.scribe import Job, Scribe
+from tessera_store import StoreError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What the coordinator must know of the run."""
+
+    run: str
+    total_steps: int
+    keep: int
+    start: int
+    """How many times the run has been started; a restarted coordinator belongs to the same start."""
+
+
+class Coordinator:
+    """See the module. `deliver` hands a message to a node's stream, if it has one."""
+
+    def __init__(
+        self,
+        terms: Terms,
+        membership: Membership,
+        scribe: Scribe,
+        journal: Journal,
+        files: LiveFiles,
+        accounts: Accounts,
+    ) -> None:
+        self.terms, self.membership, self.scribe = terms, membership, scribe
+        self.journal, self.files, self.accounts = journal, files, accounts
+        self.term = 0
+        self.deliver: Callable[[str, FromCoordinator], None] = lambda node, message: None
+        self.collect: Callable[[History], None] = lambda history: None
+        """Asks for the deletion of what the log has given up."""
+        self.ended = asyncio.Event()
+        outcomes = Outcomes(self._committed, self._retired)
+        self.checkpoints = Checkpoints(scribe, terms.keep, lambda: self.term, outcomes)
+        self.corrections = Corrections(scribe, lambda: self.term, self._corrected)
+        self._attempted = 0
+
+    # ---- beginning ----------------------------------------------------------------------------------------------
+
+    def begin(self, claim: Claim, adopt: bool) -> None:
+        """The term is claimed. With `adopt`, the generation that stands open goes on."""
+        self.term = claim.term
+        history = self.scribe.history
+        self._event(EventName.COORDINATOR_STARTED, f"term {claim.term}, start {self.terms.start}")
+        if adopt and history.open is not None:
+            committed = history.newest.step if history.newest else -1
+            self.checkpoints.opened(history.open, committed)
+            self.apply(self.membership.adopt(history.open, committed, time.monotonic()))
+            self.accounts.adopted(history.open)
+        self.collect(history)
+
+    # ---- effects --------------------------------------------------------------------------------------------------
+
+    def apply(self, effects: list[Effect]) -> None:  # noqa: C901 - one branch an effect
+        """Carry out what the machine asked for, in order."""
+        for effect in effects:
+            match effect:
+                case Send(node, message):
+                    self.deliver(node, message)
+                case Announce(name, message, node, generation, numbers):
+                    self._event(name, message, node, generation, numbers)
+                case OpenGeneration():
+                    self._open(effect)
+                case GenerationOver():
+                    self._over(effect)
+                case Complete():
+                    self._end("complete", f"all {self.terms.total_steps} steps are done", ExitCode.DONE)
+                case Fail(message):
+                    self._end("failed", message, ExitCode.TROUBLE)
+                case Close(reason, exit_code):
+                    self.apply(self.membership.close(reason, exit_code))
+                    self.accounts.closed(exit_code, reason)
+                    self.ended.set()
+                case _:
+                    assert_never(effect)
+
+    def _event(
+        self,
+        name: EventName,
+        message: str,
+        node: str | None = None,
+        generation: int = 0,
+        numbers: dict[str, float] | None = None,
+    ) -> None:
+        event = Event(
+            time=time.time(),
+            name=name,
+            generation=generation,
+            term=self.term,
+            node=node,
+            message=message[:2000],
+            numbers=numbers or {},
+        )
+        logger.info("%s %s %s", name.value, node or "", message)
+        self._record(event)
+        self.accounts.event(event)
+
+    def _record(self, record: JournalRecord) -> None:
+        """Into the journal and the live files; a full disk costs the record, never the run."""
+        try:
+            self.journal.append(record)
+            match record:
+                case Event():
+                    self.files.event(record)
+                case StepLine():
+                    self.files.step(record)
+                case LedgerLine():
+                    pass
+        except OSError as error:
+            logger.error("not recorded: %s", error)
+
+    def _open(self, wanted: OpenGeneration) -> None:
+        nonce = secrets.token_hex(4)
+        # An attempt whose outcome storage left in doubt may stand in the log after all: its number is not used again.
+        self._attempted = number = max(wanted.generation, self._attempted + 1)
+
+        def make(history: History) -> Ruled:
+            newest = history.newest
+            resume = ResumePoint(step=newest.step, position=newest.position, objects=newest.objects) if newest else None
+            return Open(
+                term=self.term,
+                generation=max(number, history.generation + 1),
+                start=self.terms.start,
+                members=wanted.members,
+                store=wanted.store,
+                nonce=nonce,
+                resume=resume,
+                skips=tuple(Skipped(first=skip.first, last=skip.last) for skip in history.skips),
+                fingerprint=wanted.fingerprint or None,
+                reason=wanted.reason,
+                time=time.time(),
+            )
+
+        def done(entry: Ruled | None) -> None:
+            if not isinstance(entry, Open):
+                return self.membership.not_opened()
+            newest = entry.resume.step if entry.resume else -1
+            self.checkpoints.opened(entry, newest)
+            self.accounts.opened(entry)
+            self.apply(self.membership.opened(entry, time.monotonic()))
+            return self.collect(self.scribe.history)
+
+        # Tried once: when storage is away, whoever is there afterwards is asked anew.
+        attempts = iter((True,))
+        self.scribe.write(Job(make, done, lambda: next(attempts, False)))
+
+    def _over(self, effect: GenerationOver) -> None:
+        if not effect.planned:
+            pace = self.membership.pace
+            self.accounts.incident(effect.cause, effect.nodes, effect.generation, pace.highest)
+        self.accounts.lost_work()
+        self.checkpoints.over()
+
+    def _end(self, reason: Literal["complete", "failed"], message: str, exit_code: ExitCode) -> None:
+        def make(history: History) -> Ruled | None:
+            if history.ended is not None:
+                return None
+            return End(term=self.term, reason=reason, message=message[:2000], time=time.time())
+
+        self.scribe.write(Job(make, lambda _: self.apply([Close(f"{reason}: {message}", exit_code)])))
+
+    # ---- reports ---------------------------------------------------------------------------------------------------
+
+    def report(self, node: str, report: Report, acknowledge: Callable[[], None]) -> None:  # noqa: C901 - see `apply`
+        """A message that must arrive. `acknowledge` is called once what it says is safe."""
+        now = time.monotonic()
+        match report:
+            case Part():
+                return self._part(node, report, acknowledge)
+            case Steps():
+                self._steps(report)
+            case Trouble():
+                self.apply(self.membership.trouble(node, report, now))
+            case PhaseChange(generation=generation, phase=phase, step=step):
+                self.accounts.phase(phase)
+                self.apply(self.membership.phase(generation, phase, step, now))
+            case RewindRequest() | SkipRequest():
+                return self.corrections.ask(report, acknowledge)
+            case Note(name=name, message=message, numbers=numbers, generation=generation):
+                self._event(EventName.NOTE, f"{name}: {message}", node, generation, dict(numbers))
+            case Finished(generation=generation):
+                self.apply(self.membership.finished(node, generation, now))
+            case Leave(reason=reason):
+                self.apply(self.membership.leave(node, reason, now))
+            case _:
+                assert_never(report)
+        return acknowledge()
+
+    def _steps(self, steps: Steps) -> None:
+        generation = self.membership.generation
+        if generation is None or generation.generation != steps.generation:
+            return
+        for record in steps.records:
+            line = self._step_line(record, generation)
+            if not self.accounts.is_new(line):
+                continue
+            self._record(line)
+            self.accounts.step(line)
+            now = time.monotonic()
+            at = now - max(0.0, time.time() - record.time)
+            self.apply(self.membership.stepped(steps.generation, record.step, at, now))
+
+    def _step_line(self, record: StepRecord, generation: Open) -> StepLine:
+        named = {"grad_norm", "lr", "tokens_per_second", "mfu", "seconds", "data_seconds"}
+        known = {name: value for name, value in record.numbers.items() if name in named}
+        return StepLine.model_validate(
+            {
+                **known,
+                "time": record.time,
+                "step": record.step,
+                "tokens": record.tokens,
+                "loss": record.loss,
+                "generation": generation.generation,
+                "world_size": generation.world_size(),
+                "numbers": {name: value for name, value in record.numbers.items() if name not in named},
+            }
+        )
+
+    def _part(self, node: str, part: Part, acknowledge: Callable[[], None]) -> None:
+        """Acknowledged once committed, or once it never will be: until then the agent says it again."""
+        try:
+            fate = self.checkpoints.add(part)
+        except PartRefused as error:
+            self._event(EventName.NOTE, f"a checkpoint part was refused: {error}", node, part.generation)
+            fate = Fate.VOID
+        if fate is Fate.COMMITTED:
+            self.deliver(node, Committed(generation=part.generation, step=part.step))
+        if fate is not Fate.WAITING:
+            acknowledge()
+
+    def _committed(self, commit: Commit, ready: ReadyCommit) -> None:
+        numbers = {"step": float(commit.step), "seconds": ready.seconds, "stall_seconds": ready.stall_seconds}
+        self._event(EventName.COMMITTED, f"step {commit.step}", None, commit.generation, numbers)
+        self.accounts.committed(commit, ready)
+        for node in self.membership.roster.all():
+            self.deliver(node.name, Committed(generation=commit.generation, step=commit.step))
+        self.apply(self.membership.committed(commit.generation, commit.step, time.monotonic()))
+
+    def _retired(self, entry: Retire) -> None:
+        self._event(EventName.RETIRED, ", ".join(f"step {step}" for step in entry.steps))
+        self.collect(self.scribe.history)
+
+    def _corrected(self, wish: Wish, refused: str | None) -> None:
+        match wish:
+            case RewindRequest(from_step=first, to_step=last, reason=reason):
+                what, name = f"from step {first} to {last}: {reason}", EventName.REWOUND
+            case SkipRequest(first=first, last=last, reason=reason):
+                what, name = f"positions {first} to {last}: {reason}", EventName.SKIPPED
+        if refused is not None:
+            return self._event(EventName.NOTE, f"a {wish.kind} was refused ({what}): {refused}", None, wish.generation)
+        self._event(name, what, None, wish.generation)
+        if isinstance(wish, RewindRequest):
+            self.apply(self.membership.rewound(wish.generation, what, time.monotonic()))
+        return None
+
+    # ---- the clock -------------------------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """Silence, growth, formation; then the accounts."""
+        self.apply(self.membership.tick(time.monotonic()))
+        self.accounts.advance(time.time(), self.membership)
+
+    def publish(self) -> None:
+        """Once a second: status, nodes, ledger, the journal's segment."""
+        ledger = self.accounts.ledger_line(time.time())
+        if ledger is not None:
+            self._record(ledger)
+        self._show()
+
+    def _show(self) -> None:
+        """A full disk costs the picture, never the run."""
+        try:
+            self.files.status(self.status(), time.monotonic())
+            self.files.nodes(self.accounts.nodes(self.membership))
+        except OSError as error:
+            logger.error("not shown: %s", error)
+
+    def ship(self) -> None:
+        """Copy the journal's new records to storage; called off the event loop."""
+        try:
+            self.journal.ship()
+        except StoreError as error:
+            logger.warning("the journal waits for storage: %s", error)
+
+    def finish(self) -> None:
+        """The last words, after everybody has gone."""
+        self._record(self.accounts.final_ledger(time.time()))
+        self._show()
+        self.ship()
+
+    def status(self) -> dict[str, object]:
+        """The document of status.json."""
+        return self.accounts.status(time.time(), self.membership, self.terms.total_steps)
+
+    def answer(self) -> StatusAnswer:
+        """For a controller."""
+        generation = self.membership.generation
+        inside = set(generation.names()) if generation and self.membership.state is State.OPEN else set[str]()
+        names = [node.name for node in self.membership.roster.all() if node.connected]
+        closing = self.membership.closing
+        return StatusAnswer(
+            status=self.status(),
+            active=tuple(name for name in names if name in inside),
+            spare=tuple(name for name in names if name not in inside),
+            closed=closing.reason if closing else None,
+        )

@@ -1,0 +1,1 @@
+"""Pure decisions of the coordinator: values and time in, values out."""

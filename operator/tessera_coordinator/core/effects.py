@@ -1,0 +1,75 @@
+"""What the state machines ask of the server. Values only; the server carries them out in order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tessera_api.exit_codes import ExitCode
+from tessera_api.journal import EventName
+from tessera_api.log import Member, StoreAddress
+from tessera_api.messages import FromCoordinator
+
+
+@dataclass(frozen=True)
+class Send:
+    """Put a message on a node's stream; without a stream it is dropped, since all messages are level-based."""
+
+    node: str
+    message: FromCoordinator
+
+
+@dataclass(frozen=True)
+class Announce:
+    """Write an event to the journal and to events.jsonl."""
+
+    name: EventName
+    message: str
+    node: str | None = None
+    generation: int = 0
+    numbers: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class OpenGeneration:
+    """Write an `open` entry for these members; answer with `Membership.opened` or `Membership.not_opened`."""
+
+    generation: int
+    members: tuple[Member, ...]
+    store: StoreAddress
+    fingerprint: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class GenerationOver:
+    """The generation has ended without having finished: incidents and ledger are told."""
+
+    generation: int
+    cause: str
+    nodes: tuple[str, ...]
+    planned: bool
+
+
+@dataclass(frozen=True)
+class Complete:
+    """All members are done: write the `end` entry, then `Membership.close`."""
+
+    generation: int
+
+
+@dataclass(frozen=True)
+class Fail:
+    """The run cannot go on: write the `end` entry with this remedy, then `Membership.close`."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class Close:
+    """Tell everybody that it is over, and exit."""
+
+    reason: str
+    exit_code: ExitCode
+
+
+Effect = Send | Announce | OpenGeneration | GenerationOver | Complete | Fail | Close

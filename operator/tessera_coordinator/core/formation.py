@@ -1,0 +1,82 @@
+"""Who makes up the next generation, and whether it can be opened now. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tessera_api.log import Member, Open, StoreAddress
+from tessera_coordinator.core.effects import OpenGeneration
+from tessera_coordinator.core.nodes import Node
+from tessera_coordinator.core.silence import Limits
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Nodes of a generation: as many as `count`, at least `min`; whoever is left over is a spare."""
+
+    count: int
+    min: int
+    first_generation: int = 1
+    """The next number if no generation is known."""
+    fingerprint: str = ""
+    """Of the numerics that the run began with, empty if it has not begun."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What came of it."""
+
+    opening: OpenGeneration | None
+    refused: dict[str, str] = field(default_factory=dict)
+    """Nodes that may not take part, with the reason."""
+
+
+def draft(nodes: list[Node], last: Open | None, wanted: Wanted, limits: Limits, waited: float) -> Plan:
+    """The next generation from the nodes that offer themselves.
+
+    Old members keep their order (ranks stay stable), spares follow in order of arrival. A living old member that
+    still stops its workers is waited for, `limits.formation` seconds at most; the first generation waits for `count`
+    nodes: `limits.start_patience` seconds at most, longer for nodes that are there and still prove themselves.
+    """
+    fingerprint = (last.fingerprint if last and last.fingerprint else "") or wanted.fingerprint
+    offers = [node for node in nodes if node.offers]
+    fingerprint = fingerprint or next((node.join.fingerprint for node in offers if node.join), "")
+    fit = [node for node in offers if node.join and node.join.fingerprint == fingerprint]
+    refused = {
+        node.name: f"its numerics ({node.join.fingerprint}) are not the run's ({fingerprint}): refused by exact mode"
+        for node in offers
+        if node.join and node.join.fingerprint != fingerprint
+    }
+    before = list(last.names()) if last else []
+    pending = [node for node in nodes if node.name in before and node.join is None]
+    enough = wanted.count if not before else wanted.min
+    if pending and waited < limits.formation:
+        return Plan(None, refused)
+    coming = any(node.connected and node.join is None for node in nodes)
+    patience = limits.arrival_patience if coming else limits.start_patience
+    if len(fit) < enough and (before or len(fit) < wanted.min or waited < patience):
+        return Plan(None, refused)
+    if len(fit) < wanted.min:
+        return Plan(None, refused)
+    places = {name: place for place, name in enumerate(before)}
+    fit.sort(key=lambda node: (places.get(node.name, len(before)), node.arrival))
+    chosen = fit[: wanted.count]
+    members = tuple(Member(node=n.name, incarnation=n.incarnation, processes=n.processes) for n in chosen)
+    join = chosen[0].join
+    assert join is not None
+    store = StoreAddress(host=chosen[0].host, port=join.store_port)
+    number = last.generation + 1 if last else wanted.first_generation
+    reason = "first" if not before else f"after generation {number - 1}"
+    return Plan(OpenGeneration(number, members, store, fingerprint, reason), refused)
+
+
+def room(nodes: list[Node], generation: Open, wanted: Wanted) -> int:
+    """How many nodes more the generation could have: as many as are wanted, stand ready and have its numerics."""
+    ready = sum(
+        node.join is not None
+        and node.offers
+        and node.name not in generation.names()
+        and node.join.fingerprint == (generation.fingerprint or wanted.fingerprint or node.join.fingerprint)
+        for node in nodes
+    )
+    return max(0, min(wanted.count - len(generation.members), ready))

@@ -1,0 +1,138 @@
+"""What a run's log says: a pure fold over its entries, and the rules that tie them together (design.md §2.0).
+
+A writer folds every entry before the number that it wants, asks `apply` whether its own may follow, and creates it at
+exactly that number. So each entry is judged against the very history it stands in, and a legal log stays legal,
+whatever is paused, late or doubled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import assert_never
+
+from tessera_api.log import Claim, Commit, End, Entry, Open, Retire, Rewind, Skip
+
+
+class IllegalEntry(Exception):
+    """An entry may not follow the history that it was put to: a bug of its writer, or a log that others wrote to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retired:
+    """A commit that was given up. A step can be committed again by a later generation, after a rewind."""
+
+    step: int
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """A run as its first `length` log entries tell it."""
+
+    length: int = 0
+    term: int = 0
+    """The last claimed term; 0 before the first claim."""
+    holder: str = ""
+    """Who claimed it."""
+    open: Open | None = None
+    """The last open: generation, members, nonce, resume point."""
+    commits: tuple[Commit, ...] = ()
+    """The checkpoints that can be resumed from, by step ascending; the newest is the last."""
+    retired: tuple[Retired, ...] = ()
+    """What retire entries gave up, in their order."""
+    skips: tuple[Skip, ...] = ()
+    rewinds: tuple[Rewind, ...] = ()
+    reopen: bool = False
+    """Whether the run was rewound since the last open: the open generation no longer computes what the log says."""
+    ended: End | None = None
+
+    @property
+    def newest(self) -> Commit | None:
+        """The checkpoint to resume from."""
+        return self.commits[-1] if self.commits else None
+
+    @property
+    def generation(self) -> int:
+        """The last opened generation; 0 before the first."""
+        return self.open.generation if self.open is not None else 0
+
+    def steps(self) -> tuple[int, ...]:
+        """The steps of the commits that can be resumed from, ascending."""
+        return tuple(commit.step for commit in self.commits)
+
+    def apply(self, number: int, entry: Entry) -> History:
+        """The history with `entry` as number `number`. Raises IllegalEntry, whose text names the rule."""
+        _require(number == self.length + 1, number, entry, f"entry {self.length} comes before it")
+        _require(self.ended is None, number, entry, "the run has ended")
+        return replace(self._follow(number, entry), length=number)
+
+    def _follow(self, number: int, entry: Entry) -> History:
+        if isinstance(entry, Claim):
+            _require(entry.term > self.term, number, entry, f"term {self.term} is claimed already")
+            return replace(self, term=entry.term, holder=entry.holder)
+        _require(entry.term == self.term, number, entry, f"the last claimed term is {self.term}")
+        match entry:
+            case Open():
+                return self._opened(number, entry)
+            case Commit():
+                return self._committed(number, entry)
+            case Rewind():
+                return self._rewound(number, entry)
+            case Skip():
+                _require(entry.generation == self.generation, number, entry, f"generation {self.generation} is open")
+                _require(entry.first < entry.last, number, entry, "the span is empty")
+                return replace(self, skips=(*self.skips, entry))
+            case Retire():
+                return self._retired(number, entry)
+            case End():
+                return replace(self, ended=entry)
+            case _:
+                assert_never(entry)
+
+    def _opened(self, number: int, entry: Open) -> History:
+        _require(entry.generation > self.generation, number, entry, f"generation {self.generation} was opened before")
+        newest, resume = self.newest, entry.resume
+        if newest is None:
+            _require(resume is None or resume.step == 0, number, entry, "there is no checkpoint to resume from")
+        else:
+            same = resume is not None and (resume.step, resume.objects) == (newest.step, newest.objects)
+            _require(same, number, entry, f"it does not resume from the newest checkpoint, step {newest.step}")
+        return replace(self, open=entry, reopen=False)
+
+    def _committed(self, number: int, entry: Commit) -> History:
+        _require(entry.generation == self.generation, number, entry, f"generation {self.generation} is open")
+        _require(not self.reopen, number, entry, "the run was rewound and no generation was opened since")
+        newest = self.newest
+        _require(newest is None or entry.step > newest.step, number, entry, "a later step is committed already")
+        return replace(self, commits=(*self.commits, entry))
+
+    def _rewound(self, number: int, entry: Rewind) -> History:
+        _require(entry.generation == self.generation, number, entry, f"generation {self.generation} is open")
+        _require(entry.to_step <= entry.from_step, number, entry, "it goes forward")
+        known = entry.to_step == 0 or entry.to_step in self.steps()
+        _require(known, number, entry, f"there is no checkpoint of step {entry.to_step}")
+        kept = tuple(commit for commit in self.commits if commit.step <= entry.to_step)
+        return replace(self, commits=kept, rewinds=(*self.rewinds, entry), reopen=True)
+
+    def _retired(self, number: int, entry: Retire) -> History:
+        steps, gone = self.steps(), frozenset(entry.steps)
+        _require(len(gone) == len(entry.steps), number, entry, "a step is named twice")
+        _require(gone.issubset(steps), number, entry, f"not all of {entry.steps} are among the checkpoints {steps}")
+        _require(steps[-1] not in gone, number, entry, f"step {steps[-1]} is the newest checkpoint")
+        kept = tuple(commit for commit in self.commits if commit.step not in gone)
+        given_up = tuple(Retired(commit.step, commit.generation) for commit in self.commits if commit.step in gone)
+        return replace(self, commits=kept, retired=(*self.retired, *given_up))
+
+
+def fold(entries: Iterable[Entry]) -> History:
+    """The history that `entries`, numbered from 1, tell. Raises IllegalEntry at the first that breaks a rule."""
+    history = History()
+    for number, entry in enumerate(entries, start=1):
+        history = history.apply(number, entry)
+    return history
+
+
+def _require(holds: bool, number: int, entry: Entry, rule: str) -> None:
+    if not holds:
+        raise IllegalEntry(f"log entry {number} ({entry.kind} of term {entry.term}) is not legal: {rule}")

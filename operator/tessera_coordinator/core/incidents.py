@@ -1,0 +1,71 @@
+"""The incidents of a run, each open from the end of a generation until training is past where it was. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tessera_api.incident import Incident
+
+
+class Incidents:
+    """The incidents of a run, the last of which may still be open."""
+
+    def __init__(self, known: int = 0) -> None:
+        self._count = known
+        self._open: list[Incident] = []
+        self.steps_lost = 0
+
+    def begin(self, cause: str, nodes: tuple[str, ...], generation: int, highest: int, now: float) -> Incident:
+        """A generation ended unplanned."""
+        self._count += 1
+        incident = Incident(
+            number=self._count,
+            cause=cause,
+            nodes=nodes,
+            detected=now,
+            generation_before=generation,
+            highest_step_before=highest,
+        )
+        self._open.append(incident)
+        return incident
+
+    @classmethod
+    def resumed(cls, known: list[Incident]) -> Incidents:
+        """From what was written: a restarted coordinator goes on with incidents that are still open."""
+        incidents = cls(max((incident.number for incident in known), default=0))
+        for incident in known:
+            incidents.steps_lost += incident.steps_lost or 0
+            if incident.passed_highest is None:
+                incidents._open.append(incident)
+        return incidents
+
+    @property
+    def count(self) -> int:
+        """How many there were."""
+        return self._count
+
+    def opened(self, generation: int, now: float) -> list[Incident]:
+        """A newer generation is open. Returns the incidents that changed."""
+        return self._update(
+            lambda i: i.model_copy(update={"generation_after": generation, "opened": now}) if i.next_step is None else i
+        )
+
+    def stepped(self, step: int, at: float) -> list[Incident]:
+        """A step was completed in the open generation."""
+
+        def change(incident: Incident) -> Incident:
+            if incident.opened is not None and incident.next_step is None:
+                lost = max(0, incident.highest_step_before - step + 1)
+                self.steps_lost += lost
+                incident = incident.model_copy(update={"next_step": at, "first_step_after": step, "steps_lost": lost})
+            if incident.next_step is not None and step > incident.highest_step_before:
+                incident = incident.model_copy(update={"passed_highest": at})
+            return incident
+
+        changed = self._update(change)
+        self._open = [incident for incident in self._open if incident.passed_highest is None]
+        return changed
+
+    def _update(self, change: Callable[[Incident], Incident]) -> list[Incident]:
+        before, self._open = self._open, [change(incident) for incident in self._open]
+        return [new for old, new in zip(before, self._open, strict=True) if new != old]

@@ -1,0 +1,398 @@
+"""Membership and generations of one run: a state machine without I/O (design.md §2.1).
+
+Owns who is in the run and which generation is open. Every method takes what happened and the time, and returns what
+to do. What must stay true: a generation is open only once its entry stands in the log; its members never change; a
+node acts for one incarnation at a time; and what is told to agents may be told twice (messages are level-based), so
+that any of them may be lost.
+
+    FORMING --OpenGeneration--> OPENING --opened--> OPEN --lost, rejoined, grown--> FORMING
+       any --stop, complete, fail--> CLOSED
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from tessera_api.exit_codes import ExitCode
+from tessera_api.journal import EventName
+from tessera_api.log import Open
+from tessera_api.messages import Beat, Hello, Join, Phase, Reaped, Restart, Trouble, TroubleKind
+from tessera_coordinator.core.effects import Announce, Close, Complete, Effect, Fail, GenerationOver, Send
+from tessera_coordinator.core.endings import Endings
+from tessera_coordinator.core.formation import Wanted, draft, room
+from tessera_coordinator.core.nodes import Node, Roster
+from tessera_coordinator.core.offers import answered, holds, stands
+from tessera_coordinator.core.parking import Parking
+from tessera_coordinator.core.silence import Limits, Pace
+from tessera_coordinator.core.watch import Situation, Watch
+from tessera_coordinator.core.words import assign, farewell, redo
+
+
+class State(Enum):
+    """Where the run stands between generations."""
+
+    FORMING = "forming"
+    OPENING = "opening"
+    OPEN = "open"
+    CLOSED = "closed"
+
+
+class Membership:
+    """See the module."""
+
+    def __init__(self, wanted: Wanted, limits: Limits, now: float) -> None:
+        self.wanted, self.limits = wanted, limits
+        self.roster = Roster()
+        self.state = State.FORMING
+        self.generation: Open | None = None
+        """The newest generation; open only in state OPEN."""
+        self.pace = Pace()
+        self.best_step = -1
+        self._since = now
+        """When the present state began."""
+        self._endings = Endings()
+        self._parking = Parking()
+        self._ending = False
+        self.watch = Watch(self.roster, limits, now)
+        self.closing: Close | None = None
+        """How it ended, once it has."""
+        self._refused: set[str] = set()
+
+    def adopt(self, generation: Open, committed: int, now: float) -> list[Effect]:
+        """A restarted coordinator goes on with the generation that stands open in the log, and with its newest
+        commit."""
+        self.generation, self.state, self._since = generation, State.OPEN, now
+        self._parking.generation_began(committed)
+        for member in generation.members:
+            node = self.roster.add(member.node, member.incarnation, None, now)
+            node.processes, node.closed = member.processes, now
+            node.return_within = self.limits.adopted_return_within
+        return [self._event(EventName.GENERATION_ADOPTED, f"waiting for {', '.join(generation.names())}")]
+
+    # ---- what agents say ----------------------------------------------------------------------------------------
+
+    def hello(self, hello: Hello, now: float) -> list[Effect]:
+        """An agent opened a stream."""
+        if self.watch.heard(now):
+            self._restart_clocks(now)
+        effects: list[Effect] = []
+        node = self.roster.get(hello.node)
+        if node is not None and node.incarnation != hello.incarnation:
+            effects += self._lose({node.name: "another process took its name"}, now)
+            node = None
+        if node is None:
+            node = self.roster.add(hello.node, hello.incarnation, hello, now)
+            effects.append(self._event(EventName.NODE_SEEN, f"{hello.host}, {hello.processes} processes", hello.node))
+        elif node.closed is not None and node.host:
+            effects.append(self._event(EventName.NODE_RETURNED, "its stream is back", hello.node))
+        node.host, node.processes = hello.host, hello.processes
+        node.heard, node.closed, node.return_within = now, None, self.limits.return_within
+        if self.closing is not None:
+            return [*effects, farewell(self.closing, node)]
+        return effects + self._compare(node, hello, now)
+
+    def _compare(self, node: Node, hello: Hello, now: float) -> list[Effect]:
+        """What the agent holds against what stands open."""
+        held = hello.holding
+        if held is None:
+            return []
+        if self.generation is None or self.state is not State.OPEN or not holds(held, self.generation):
+            return [Send(node.name, Restart(generation=held.generation, reason="a newer generation stands in the log"))]
+        if held.collective_error and node.collective_error is None:
+            node.collective_error = now
+        if held.finished:
+            return self.finished(node.name, held.generation, now)
+        return self._orders(node.name, now)
+
+    def _orders(self, name: str, now: float) -> list[Effect]:
+        """An order in force is told again on a new stream."""
+        order = self._parking.message(self.generation.generation, now) if self.generation else None
+        return [Send(name, order)] if order else []
+
+    def beat(self, name: str, beat: Beat, now: float) -> list[Effect]:
+        """A sign of life, with the node's progress."""
+        node = self.roster.get(name)
+        if node is None:
+            return []
+        if self.watch.heard(now):
+            self._restart_clocks(now)
+        node.heard, node.facts, node.phase = now, beat.processes, beat.phase
+        if beat.generation == 0:
+            return []
+        if not self._is_open(beat.generation):
+            return [Send(name, Restart(generation=beat.generation, reason="this generation is over"))]
+        effects = []
+        if beat.step >= 0:
+            effects = self.stepped(beat.generation, beat.step, now - (beat.step_age or 0.0), now)
+        if beat.phase is Phase.PARKED:
+            self._parking.parked(beat.step)
+            effects += self._after_parking(now)
+        return effects
+
+    def join(self, name: str, join: Join, now: float) -> list[Effect]:
+        """A node without workers offers itself."""
+        node = self.roster.get(name)
+        if node is None:
+            return []
+        node.heard, node.facts = now, join.processes
+        if self.closing is not None:
+            return [farewell(self.closing, node)]
+        if node.join is None or node.join.sequence != join.sequence:
+            node.join = join
+        if self.generation is not None and self.state is State.OPEN and self._member(name):
+            if answered(node, join, self.generation):
+                return self._assign(node, self.generation, join)
+            return self._break(f"{name}: its workers ended", (name,), now) + self._form(now)
+        return self._form(now)
+
+    def _assign(self, node: Node, generation: Open, join: Join) -> list[Effect]:
+        node.join, node.assigned = None, join.sequence
+        return [assign(node, generation, join), *self._orders(node.name, self._since)]
+
+    def stepped(self, generation: int, step: int, at: float, now: float) -> list[Effect]:
+        """A member completed an optimizer step: every member was alive then."""
+        if not self._is_open(generation):
+            return []
+        first = self.pace.completed(step, min(at, now))
+        self.best_step = max(self.best_step, step)
+        return [] if not first else [self._event(EventName.FIRST_STEP, f"step {step}", numbers={"step": float(step)})]
+
+    def trouble(self, name: str, trouble: Trouble, now: float) -> list[Effect]:
+        """A trainer failed. Its agent will join again; a collective error says that somebody else is gone."""
+        node = self.roster.get(name)
+        if node is None or not self._is_open(trouble.generation):
+            return []
+        node.heard = now
+        if trouble.what is TroubleKind.COLLECTIVE:
+            known, node.collective_error = node.collective_error is not None, node.collective_error or now
+            event = self._event(EventName.COLLECTIVE_ERROR, trouble.message, name)
+            return ([] if known else [event]) + self._look(now)
+        if trouble.place and trouble.what is not TroubleKind.STORAGE:
+            self._endings.failed(trouble.place, self.pace.highest)
+        text = f"rank {trouble.rank}: {trouble.what.value}: {trouble.place}: {trouble.message}"
+        return [self._event(EventName.WORKER_FAILED, text[:2000], name)]
+
+    def phase(self, generation: int, phase: Phase, step: int, now: float) -> list[Effect]:
+        """Rank 0 declared a phase."""
+        if not self._is_open(generation):
+            return []
+        if phase is Phase.PARKED:
+            self._parking.parked(step)
+        return [self._event(EventName.PHASE, f"{phase.value} at step {step}"), *self._after_parking(now)]
+
+    def committed(self, generation: int, step: int, now: float) -> list[Effect]:
+        """The log has a commit of this generation."""
+        if self._is_open(generation):
+            self._parking.committed(step)
+        return self._after_parking(now)
+
+    def _after_parking(self, now: float) -> list[Effect]:
+        """Trainers that have parked never go on by themselves: their generation is over, whoever gave the order."""
+        order = self._parking.order
+        if not self._parking.obeyed() or self.state is not State.OPEN:
+            return []
+        if order is not None and order.stops_run:
+            return [Close(f"stopped at step {self._parking.step}: {order.reason}", ExitCode.STOPPED)]
+        return self._break("growth", (), now, planned=True) + self._form(now)
+
+    def rewound(self, generation: int, why: str, now: float) -> list[Effect]:
+        """The log says that training goes back: the open generation computes what no longer counts."""
+        return self._break(why, (), now) + self._form(now) if self._is_open(generation) else []
+
+    def finished(self, name: str, generation: int, now: float) -> list[Effect]:
+        """All trainers of the node ended with success."""
+        node = self.roster.get(name)
+        if node is None:
+            return []
+        node.heard = now
+        if self.closing is not None:
+            return [farewell(self.closing, node)]
+        if not self._is_open(generation):
+            return [redo(node, generation)]
+        node.finished = generation
+        done = all(member is not None and member.finished == generation for member in self._members())
+        ends, self._ending = done and not self._ending, self._ending or done
+        return [Complete(generation)] if ends else []
+
+    def leave(self, name: str, reason: str, now: float) -> list[Effect]:
+        """An agent ends its own node."""
+        node = self.roster.get(name)
+        if node is None or self.closing is not None:
+            self.roster.drop(name)
+            return []
+        member = self._member(name) and self.state is State.OPEN
+        self.roster.drop(name)
+        effects: list[Effect] = [self._event(EventName.NODE_LEFT, reason, name)]
+        if member:
+            effects += self._break(f"{name} left: {reason}", (name,), now)
+        return effects + self._form(now)
+
+    def stream_closed(self, name: str, incarnation: str, now: float) -> list[Effect]:
+        """The node's stream is gone; it may return."""
+        node = self.roster.get(name)
+        if node is not None and node.incarnation == incarnation and node.closed is None:
+            node.closed = now
+            if node.reaped:
+                return self._look(now)
+        return []
+
+    # ---- what supervisors and the clock say -----------------------------------------------------------------------
+
+    def reaped(self, reaped: Reaped, now: float) -> list[Effect]:
+        """A second source: the node's process has ended."""
+        node = self.roster.get(reaped.node)
+        if node is None or (node.facts is not None and node.facts.agent_pid != reaped.agent_pid):
+            return []
+        node.reaped = True
+        return self._look(now)
+
+    def stop_run(self, reason: str, deadline: float, now: float) -> list[Effect]:
+        """Somebody with the right to it stops the run."""
+        if self.closing is not None or self._ending or self._parking.stopping:
+            return []
+        self._parking.stop(reason, now + deadline)
+        effects: list[Effect] = [self._event(EventName.STOP_ORDERED, f"{reason}; {deadline:.0f} s to commit")]
+        if self.state is not State.OPEN:
+            return [*effects, Close(f"stopped: {reason}", ExitCode.STOPPED)]
+        for node in filter(None, self._members()):
+            effects += self._orders(node.name, now)
+        return effects + self._after_parking(now)
+
+    def tick(self, now: float) -> list[Effect]:
+        """To be called at least every 0.25 s; a longer gap means that the coordinator was not awake."""
+        if gap := self.watch.overslept(now):
+            self._restart_clocks(now)
+            message = f"the coordinator itself was not awake for {gap:.1f} s; silence is counted anew"
+            return [self._event(EventName.SELF_DOUBT, message, numbers={"seconds": gap})]
+        if self.state is State.CLOSED or self._ending:
+            return []
+        return self._look(now) + self._grow(now) + self._form(now) + self._overdue(now)
+
+    def _restart_clocks(self, now: float) -> None:
+        self._since = now
+        self.pace.restart_clock(now)
+
+    def _look(self, now: float) -> list[Effect]:
+        """Is anybody lost?"""
+        current = self.generation if self.state is State.OPEN else None
+        effects = self.watch.doubts(now)
+        effects += self._lose(self.watch.lost(Situation(current, self.pace, self._since), now), now)
+        if self.state is State.OPEN and self.watch.broken_for_itself(self._members(), now):
+            effects += self._break("collective error, and no node was found lost", (), now) + self._form(now)
+        return effects
+
+    def _lose(self, lost: dict[str, str], now: float) -> list[Effect]:
+        effects: list[Effect] = []
+        inside = tuple(name for name in lost if self._member(name) and self.state is State.OPEN)
+        for name, why in lost.items():
+            self.roster.drop(name)
+            effects.append(self._event(EventName.NODE_LOST, why, name))
+        if inside:
+            effects += self._break("; ".join(f"{name}: {lost[name]}" for name in inside), inside, now)
+        return effects + (self._form(now) if lost else [])
+
+    # ---- generations -----------------------------------------------------------------------------------------------
+
+    def _is_open(self, generation: int) -> bool:
+        held = self.generation
+        return held is not None and self.state is State.OPEN and held.generation == generation
+
+    def _member(self, name: str) -> bool:
+        return self.generation is not None and name in self.generation.names()
+
+    def _members(self) -> list[Node | None]:
+        return [self.roster.get(name) for name in self.generation.names()] if self.generation else []
+
+    def _break(self, cause: str, nodes: tuple[str, ...], now: float, planned: bool = False) -> list[Effect]:
+        """The open generation is over; its members stop their workers and join again."""
+        assert self.generation is not None
+        number = self.generation.generation
+        remedy = self._endings.over(self.pace.highest)
+        over = self._event(EventName.GENERATION_OVER, cause, numbers={"highest_step": float(self.pace.highest)})
+        effects: list[Effect] = [over, GenerationOver(number, cause, nodes, planned)]
+        for node in filter(None, self._members()):
+            if node.finished == number:
+                effects.append(redo(node, number))
+            elif node.join is None:
+                effects.append(Send(node.name, Restart(generation=number, reason=cause[:2000])))
+        self.state, self._since = State.FORMING, now
+        if remedy is not None:
+            self._ending = True
+            return [*effects, Fail(remedy)]
+        if self._parking.order is not None and self._parking.stopping:
+            reason = f"stopped: {self._parking.order.reason}; the last commit stands"
+            return [*effects, Close(reason, ExitCode.STOPPED)]
+        return effects
+
+    def _form(self, now: float) -> list[Effect]:
+        """Open the next generation if it can be made."""
+        if self.state is not State.FORMING or self._parking.stopping or self._ending or self.closing is not None:
+            return []
+        if now - self._since < self._endings.pause_s:
+            return []
+        plan = draft(self.roster.all(), self.generation, self.wanted, self.limits, now - self._since)
+        news = {name: why for name, why in plan.refused.items() if name not in self._refused}
+        self._refused |= news.keys()
+        effects: list[Effect] = [self._event(EventName.NOTE, why, name) for name, why in news.items()]
+        if plan.opening is None:
+            return effects
+        self.state = State.OPENING
+        return [*effects, plan.opening]
+
+    def opened(self, generation: Open, now: float) -> list[Effect]:
+        """The entry stands in the log: the generation is open."""
+        self.generation, self.state, self._since = generation, State.OPEN, now
+        self.pace = Pace()
+        self._parking.generation_began(generation.resume.step if generation.resume else -1)
+        self._endings.begun(self.best_step)
+        effects: list[Effect] = [self._event(EventName.GENERATION_OPENED, f"{', '.join(generation.names())}")]
+        missing = tuple(m.node for m in generation.members if not stands(self.roster.get(m.node), m, generation))
+        if missing or self._parking.stopping:
+            return effects + self._break("lost while the generation was opened", missing, now) + self._form(now)
+        for node in self._members():
+            if node is not None and node.join is not None:
+                node.collective_error, node.finished = None, 0
+                effects += self._assign(node, generation, node.join)
+        return effects
+
+    def not_opened(self) -> None:
+        """Storage did not take the entry; the next tick tries again with whoever is there then."""
+        self.state = State.FORMING if self.state is State.OPENING else self.state
+
+    def _grow(self, now: float) -> list[Effect]:
+        """A spare waits while the generation has too few: ask the trainers to park, after a cool-down."""
+        if self.state is not State.OPEN or self.generation is None:
+            return []
+        if self._parking.growing and self._parking.overdue(now):
+            self._parking.forget_growth()
+        cool = self.pace.first_at is not None and now - self.pace.first_at >= self.limits.grow_cooldown
+        more = room(self.roster.all(), self.generation, self.wanted)
+        if not more or not cool or self._parking.order is not None:
+            return []
+        self._parking.grow(now + self.limits.grow_deadline)
+        effects: list[Effect] = [self._event(EventName.STOP_ORDERED, f"growth by {more}; all park and commit first")]
+        for node in filter(None, self._members()):
+            effects += self._orders(node.name, now)
+        return effects
+
+    def _overdue(self, now: float) -> list[Effect]:
+        order = self._parking.order
+        if order is None or not order.stops_run or self.closing is not None or not self._parking.overdue(now):
+            return []
+        return [Close(f"stopped: {order.reason}; not committed in time, the last commit stands", ExitCode.STOPPED)]
+
+    # ---- the end ---------------------------------------------------------------------------------------------------
+
+    def close(self, reason: str, exit_code: ExitCode) -> list[Effect]:
+        """It is over: everybody is told, now and whenever they ask."""
+        if self.closing is not None:
+            return []
+        self.closing, self.state = Close(reason, exit_code), State.CLOSED
+        effects: list[Effect] = [self._event(EventName.ENDED, reason)]
+        return effects + [farewell(self.closing, node) for node in self.roster.all()]
+
+    def _event(
+        self, name: EventName, message: str, node: str | None = None, numbers: dict[str, float] | None = None
+    ) -> Announce:
+        number = self.generation.generation if self.generation else 0
+        return Announce(name, message, node, number, numbers or {})

@@ -1,0 +1,82 @@
+"""What the coordinator knows about each node. Times are seconds of its own clock in which it was awake."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tessera_api.messages import Hello, Join, Phase, Processes
+
+
+@dataclass
+class Node:
+    """One node, as last heard of."""
+
+    name: str
+    incarnation: str
+    host: str
+    processes: int
+    arrival: int
+    """Order of first appearance: decides who takes a free place."""
+    heard: float
+    """When its last frame arrived."""
+    closed: float | None = None
+    """Since when it has had no stream."""
+    return_within: float = 0.3
+    """How long a missing stream is waited for."""
+    join: Join | None = None
+    """Its standing offer; None while it runs or stops workers."""
+    assigned: int = 0
+    """The join sequence that its present generation answered; 0: not known (a restarted coordinator)."""
+    collective_error: float | None = None
+    """When it reported a collective error in the open generation."""
+    reaped: bool = False
+    """Its supervisor has seen its process end."""
+    finished: int = 0
+    """The generation whose work it has finished."""
+    phase: Phase = Phase.START
+    facts: Processes | None = None
+    """As of its last beat or offer; None: not heard since this coordinator began."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether it has a stream."""
+        return self.closed is None
+
+    @property
+    def offers(self) -> bool:
+        """Whether it waits for a generation."""
+        return self.join is not None and self.connected
+
+
+class Roster:
+    """The nodes that are there, by name."""
+
+    def __init__(self) -> None:
+        self._nodes: dict[str, Node] = {}
+        self._arrivals = 0
+
+    def get(self, name: str) -> Node | None:
+        """The node of that name, if it is counted."""
+        return self._nodes.get(name)
+
+    def all(self) -> list[Node]:
+        """Every node, in order of arrival."""
+        return sorted(self._nodes.values(), key=lambda node: node.arrival)
+
+    def add(self, name: str, incarnation: str, hello: Hello | None, now: float) -> Node:
+        """A new node takes the name."""
+        self._arrivals += 1
+        host, processes = (hello.host, hello.processes) if hello else ("", 1)
+        node = Node(name, incarnation, host, processes, self._arrivals, now)
+        self._nodes[name] = node
+        return node
+
+    def drop(self, name: str) -> None:
+        """The node is no longer counted."""
+        self._nodes.pop(name, None)
+
+    def restart_clocks(self, now: float) -> None:
+        """The coordinator was not awake: no silence counts."""
+        for node in self._nodes.values():
+            node.heard = now
+            node.closed = now if node.closed is not None else None

@@ -1,0 +1,84 @@
+"""Orders to park: a stop of the run, or growth. Owns which order is in force and whether the trainers have parked and
+committed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tessera_api.messages import StopOrder
+
+
+@dataclass(frozen=True)
+class Order:
+    """Trainers are to park at a step boundary and commit until `until`."""
+
+    reason: str
+    until: float
+    stops_run: bool
+
+
+class Parking:
+    """A stop outranks growth; growth that is not obeyed in time is forgotten and may be ordered again."""
+
+    def __init__(self) -> None:
+        self.order: Order | None = None
+        self._parked = -1
+        self._committed = -1
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the run is to stop."""
+        return self.order is not None and self.order.stops_run
+
+    @property
+    def growing(self) -> bool:
+        """Whether the generation was asked to make room for more nodes."""
+        return self.order is not None and not self.order.stops_run
+
+    @property
+    def step(self) -> int:
+        """The step at which the trainers parked; -1: they have not."""
+        return self._parked
+
+    def stop(self, reason: str, until: float) -> None:
+        """The run is to stop."""
+        self.order = Order(reason, until, True)
+
+    def grow(self, until: float) -> None:
+        """The generation is to make room."""
+        self.order = Order("growth", until, False)
+
+    def generation_began(self, committed: int) -> None:
+        """Nobody has parked yet; what is safe is the checkpoint of step `committed`. Growth is done, a stop is not."""
+        self._parked, self._committed = -1, committed
+        if self.growing:
+            self.order = None
+
+    def parked(self, step: int) -> None:
+        """The trainers stand still at this step."""
+        self._parked = max(self._parked, step)
+
+    def committed(self, step: int) -> None:
+        """The log has a commit of this generation at `step`."""
+        self._committed = max(self._committed, step)
+
+    def obeyed(self) -> bool:
+        """Parked, and what was computed is safe. Whether the order is still known does not matter: it was one of a
+        coordinator that is gone, or growth that was no longer waited for."""
+        return 0 <= self._parked <= self._committed
+
+    def overdue(self, now: float) -> bool:
+        """The deadline has passed."""
+        return self.order is not None and now >= self.order.until
+
+    def message(self, generation: int, now: float) -> StopOrder | None:
+        """The order in force, for the trainers of `generation`."""
+        if self.order is None:
+            return None
+        left = max(0.0, self.order.until - now)
+        return StopOrder(generation=generation, reason=self.order.reason, deadline_seconds=left)
+
+    def forget_growth(self) -> None:
+        """It was not obeyed in time."""
+        if self.growing:
+            self.order = None

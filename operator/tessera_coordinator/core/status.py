@@ -1,0 +1,99 @@
+"""The run's status, as `status.json` and the resource show it. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from tessera_api.journal import StepLine
+from tessera_api.training_run import RunPhase, TrainingRunStatus
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the status is made of."""
+
+    phase: RunPhase
+    message: str
+    total_steps: int
+    wanted: int
+    active: int
+    generation: int
+    first_generation: int
+    goodput: float | None
+    newest: StepLine | None
+    seconds_per_step: float | None
+    created: float
+    changed: float
+    """Unix seconds since when `phase` has been so."""
+    now: float
+
+
+_REASONS = {
+    RunPhase.SUCCEEDED: ("True", "Complete"),
+    RunPhase.FAILED: ("False", "Failed"),
+}
+
+
+def status(seen: Seen) -> TrainingRunStatus:
+    """The document; every number is a text, since the API server takes no floats."""
+    succeeded, reason = _REASONS.get(seen.phase, ("Unknown", seen.phase.value))
+    running = seen.phase is RunPhase.RUNNING
+    newest = seen.newest
+    done = newest.step if newest else 0
+    shown = {
+        "conditions": [
+            _condition("Succeeded", succeeded, reason, seen),
+            _condition("Running", "True" if running else "False", seen.phase.value, seen),
+        ],
+        "phase": seen.phase,
+        "step": f"{done}/{seen.total_steps}",
+        "nodes": f"{seen.active}/{seen.wanted}",
+        "activeNodes": seen.active,
+        "restarts": max(0, seen.generation - seen.first_generation),
+        "age": span(seen.now - seen.created),
+    }
+    if newest is not None:
+        shown["loss"] = decimal(newest.loss, 4)
+        shown["tokensPerSecond"] = thousands(newest.tokens_per_second) if newest.tokens_per_second else None
+        shown["mfu"] = decimal(newest.mfu, 3) if newest.mfu is not None else None
+    if seen.goodput is not None:
+        shown["goodput"] = f"{seen.goodput:.3f}"
+    if seen.seconds_per_step is not None and running:
+        shown["eta"] = span((seen.total_steps - done) * seen.seconds_per_step)
+    return TrainingRunStatus.model_validate({key: value for key, value in shown.items() if value is not None})
+
+
+def _condition(kind: str, value: str, reason: str, seen: Seen) -> dict[str, str]:
+    when = datetime.fromtimestamp(seen.changed, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {
+        "type": kind,
+        "status": value,
+        "reason": reason,
+        "message": seen.message[:1000],
+        "lastTransitionTime": when,
+    }
+
+
+def span(seconds: float) -> str:
+    """A time as `kubectl` shows it: the two largest units."""
+    whole = max(0, int(seconds))
+    days, hours, minutes = whole // 86400, whole // 3600 % 24, whole // 60 % 60
+    if days:
+        return f"{days}d{hours}h"
+    if hours:
+        return f"{hours}h{minutes}m"
+    return f"{minutes}m{whole % 60}s" if minutes else f"{whole}s"
+
+
+def thousands(value: float) -> str:
+    """A rate with one decimal and a suffix: 1.9M, 12.4k, 87.1."""
+    for limit, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= limit * (1 - 5e-5):  # what would be shown as 1000.0k is 1.0M
+            return f"{decimal(value / limit, 1)}{suffix}"
+    return decimal(value, 1)
+
+
+def decimal(value: float, digits: int) -> str:
+    """With so many decimals; one that no column can hold, as of a run that diverged, with an exponent."""
+    return f"{value:.{digits}f}" if abs(value) < 1e9 else f"{value:.4g}"

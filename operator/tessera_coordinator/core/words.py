@@ -1,0 +1,26 @@
+"""What a node is told at the turning points of its life in the run. Pure."""
+
+from __future__ import annotations
+
+from tessera_api.exit_codes import ExitCode
+from tessera_api.log import Open
+from tessera_api.messages import Assign, Closed, Join, Verdict, VerdictWord
+from tessera_coordinator.core.effects import Close, Send
+from tessera_coordinator.core.nodes import Node
+
+
+def assign(node: Node, generation: Open, join: Join) -> Send:
+    """You are in this generation."""
+    return Send(node.name, Assign(open=generation, join=join.sequence))
+
+
+def redo(node: Node, generation: int) -> Send:
+    """You had finished, but another had not: do it again."""
+    return Send(node.name, Verdict(generation=generation, say=VerdictWord.REDO))
+
+
+def farewell(closing: Close, node: Node) -> Send:
+    """The run is over: a node that has finished a completed run may go, any other stops its workers and leaves."""
+    if node.finished and closing.exit_code is ExitCode.DONE:
+        return Send(node.name, Verdict(generation=node.finished, say=VerdictWord.GO))
+    return Send(node.name, Closed(reason=closing.reason[:2000], exit_code=closing.exit_code))

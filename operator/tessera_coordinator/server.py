@@ -1,0 +1,257 @@
+"""The coordinator's server: streams in, messages out. Owns the connections; what messages mean is `coordinator.py`.
+
+An agent's newer stream replaces its older one. A stream that breaks the rules (wrong key, oversized, too many
+messages) is closed. Reading and the clock share one event loop, so that a coordinator that does not read does not
+count silence either.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from pydantic import ValidationError
+
+from tessera_api.exit_codes import ExitCode
+from tessera_api.messages import (
+    FROM_AGENT,
+    PROTOCOL,
+    Ack,
+    Beat,
+    FromCoordinator,
+    Hello,
+    Join,
+    Reaped,
+    Role,
+    StatusQuestion,
+    StopRun,
+    Welcome,
+)
+from tessera_api.stream import MessageStream, StreamClosed
+from tessera_api.wire import Envelope, Side
+from tessera_coordinator.coordinator import Coordinator
+from tessera_coordinator.core.membership import State
+from tessera_coordinator.journal import SHIP_EVERY_S
+from tessera_coordinator.scribe import Scribe
+
+logger = logging.getLogger(__name__)
+
+GREETING_SECONDS = 5.0
+IDLE_SECONDS = 30.0
+"""A stream on which nothing came for so long is closed; agents beat each second."""
+CONTROL_IDLE_SECONDS = 600.0
+TICK_SECONDS = 0.25
+PRESSING_TICK_SECONDS = 0.02
+PUBLISH_SECONDS = 1.0
+MAX_STREAMS = 8192
+MAX_MESSAGES_PER_SECOND = 500
+FAREWELL_SECONDS = 5.0
+
+
+class TermSeen(Exception):
+    """An agent has obeyed a higher term: another coordinator leads."""
+
+
+class Server:
+    """See the module."""
+
+    def __init__(self, coordinator: Coordinator, scribe: Scribe, key: bytes) -> None:
+        self._coordinator, self._scribe, self._key = coordinator, scribe, key
+        self._agents: dict[str, tuple[str, MessageStream]] = {}
+        self._streams: set[MessageStream] = set()
+        self._talks: set[asyncio.Task[None]] = set()
+        self._alone = asyncio.Event()
+        """No agent has a stream."""
+        self._superseded: asyncio.Future[None] | None = None
+        coordinator.deliver = self._deliver
+
+    async def serve(self, host: str, port: int, ready: Callable[[int], None]) -> ExitCode:
+        """Until the run is over or another coordinator leads. Raises Superseded, TermSeen, OSError (address in use)."""
+        self._superseded = asyncio.get_running_loop().create_future()
+        server = await asyncio.start_server(self._accept, host, port, backlog=1024)
+        ready(server.sockets[0].getsockname()[1])
+        tasks = [
+            asyncio.ensure_future(work)
+            for work in (self._scribe.run(), self._clock(), self._publisher(), self._shipper(), self._superseded)
+        ]
+        ended = asyncio.ensure_future(self._coordinator.ended.wait())
+        try:
+            done, _ = await asyncio.wait((*tasks, ended), return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                await task
+            await self._farewell()
+        finally:
+            for task in (*tasks, ended):
+                task.cancel()
+            server.close()
+            await self._end_talks()
+        closing = self._coordinator.membership.closing
+        return closing.exit_code if closing else ExitCode.BUG
+
+    async def _end_talks(self) -> None:
+        """Close every stream and let those who serve them come to their end."""
+        for stream in tuple(self._streams):
+            stream.close()
+        if self._talks:
+            await asyncio.wait(self._talks, timeout=1.0)
+
+    # ---- streams ---------------------------------------------------------------------------------------------------
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(self._streams) >= MAX_STREAMS:
+            writer.close()
+            return
+        talk = asyncio.current_task()
+        assert talk is not None
+        self._talks.add(talk)
+        talk.add_done_callback(self._talks.discard)
+        try:
+            stream = await MessageStream.begin(reader, writer, self._key, Side.SERVER, GREETING_SECONDS)
+        except StreamClosed as error:
+            logger.info("a stream was refused: %s", error)
+            return
+        self._streams.add(stream)
+        try:
+            await self._talk(stream)
+        except StreamClosed as error:
+            logger.info("a stream ended: %s", error)
+        except ValidationError as error:
+            logger.warning("a stream sent what is no message: %s", error)
+        except TermSeen as error:
+            if self._superseded is not None and not self._superseded.done():
+                self._superseded.set_exception(error)
+        finally:
+            self._streams.discard(stream)
+            stream.close()
+
+    async def _talk(self, stream: MessageStream) -> None:
+        hello = FROM_AGENT.validate_python((await stream.receive(GREETING_SECONDS)).body)
+        if not isinstance(hello, Hello):
+            raise StreamClosed("the first message was no hello")
+        if hello.protocol not in (PROTOCOL, PROTOCOL - 1):
+            raise StreamClosed(f"protocol {hello.protocol}; this coordinator speaks {PROTOCOL} and {PROTOCOL - 1}")
+        if hello.term_seen > self._coordinator.term:
+            raise TermSeen(f"{hello.node} has obeyed term {hello.term_seen}; ours is {self._coordinator.term}")
+        self._send(stream, Welcome(run=self._coordinator.terms.run, term=self._coordinator.term))
+        if hello.role is Role.CONTROLLER:
+            return await self._control(stream)
+        return await self._agent(stream, hello)
+
+    async def _agent(self, stream: MessageStream, hello: Hello) -> None:
+        old = self._agents.pop(hello.node, None)
+        if old is not None:
+            old[1].close()
+        self._agents[hello.node] = (hello.incarnation, stream)
+        self._alone.clear()
+        self._coordinator.apply(self._coordinator.membership.hello(hello, time.monotonic()))
+        try:
+            budget = Budget()
+            while True:
+                envelope = await stream.receive(IDLE_SECONDS)
+                budget.spend()
+                if self._agents.get(hello.node) != (hello.incarnation, stream):
+                    raise StreamClosed(f"{hello.node} has a newer stream")
+                self._hear(stream, hello, envelope)
+        finally:
+            if self._agents.get(hello.node) == (hello.incarnation, stream):
+                del self._agents[hello.node]
+                if not self._agents:
+                    self._alone.set()
+                membership = self._coordinator.membership
+                self._coordinator.apply(membership.stream_closed(hello.node, hello.incarnation, time.monotonic()))
+
+    def _hear(self, stream: MessageStream, hello: Hello, envelope: Envelope) -> None:
+        membership, now = self._coordinator.membership, time.monotonic()
+        if membership.roster.get(hello.node) is None and membership.closing is None:
+            # A node that was given up for lost speaks again on its old stream: it has to begin with a hello.
+            raise StreamClosed(f"{hello.node} was counted as lost")
+        message = FROM_AGENT.validate_python(envelope.body)
+        match message:
+            case Beat():
+                self._coordinator.apply(membership.beat(hello.node, message, now))
+                self._send(stream, Ack(sequence=0))
+            case Join():
+                self._coordinator.apply(membership.join(hello.node, message, now))
+            case Hello() | StopRun() | Reaped() | StatusQuestion():
+                raise StreamClosed(f"an agent may not say {message.kind}")
+            case report:
+                self._coordinator.report(
+                    hello.node, report, lambda: self._send(stream, Ack(sequence=envelope.sequence))
+                )
+
+    async def _control(self, stream: MessageStream) -> None:
+        budget = Budget()
+        while True:
+            envelope = await stream.receive(CONTROL_IDLE_SECONDS)
+            budget.spend()
+            message = FROM_AGENT.validate_python(envelope.body)
+            membership, now = self._coordinator.membership, time.monotonic()
+            match message:
+                case StopRun(reason=reason, deadline_seconds=deadline):
+                    self._coordinator.apply(membership.stop_run(reason, deadline, now))
+                case Reaped():
+                    self._coordinator.apply(membership.reaped(message, now))
+                case StatusQuestion():
+                    self._send(stream, self._coordinator.answer())
+                case _:
+                    raise StreamClosed(f"a controller may not say {message.kind}")
+            if envelope.sequence:
+                self._send(stream, Ack(sequence=envelope.sequence))
+
+    def _send(self, stream: MessageStream, message: FromCoordinator) -> None:
+        generation = self._coordinator.membership.generation
+        try:
+            stream.send(message, self._coordinator.term, generation.generation if generation else 0)
+        except StreamClosed as error:
+            logger.info("not delivered: %s: %s", message.kind, error)
+
+    def _deliver(self, node: str, message: FromCoordinator) -> None:
+        held = self._agents.get(node)
+        if held is not None:
+            self._send(held[1], message)
+
+    # ---- clocks ----------------------------------------------------------------------------------------------------
+
+    async def _clock(self) -> None:
+        while True:
+            self._coordinator.tick()
+            pressing = self._coordinator.membership.watch.pressing()
+            await asyncio.sleep(PRESSING_TICK_SECONDS if pressing else TICK_SECONDS)
+
+    async def _publisher(self) -> None:
+        while True:
+            self._coordinator.publish()
+            await asyncio.sleep(PUBLISH_SECONDS)
+
+    async def _shipper(self) -> None:
+        """Beside the publisher: while storage is away, the run directory is written as ever."""
+        while True:
+            await asyncio.to_thread(self._coordinator.ship)
+            await asyncio.sleep(SHIP_EVERY_S)
+
+    async def _farewell(self) -> None:
+        """Everybody was told; wait until they have gone, so that the last words are not cut off."""
+        assert self._coordinator.membership.state is State.CLOSED
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FAREWELL_SECONDS):
+                await self._alone.wait()
+        self._coordinator.finish()
+
+
+class Budget:
+    """Bounds how many messages a stream may send: `MAX_MESSAGES_PER_SECOND` on average over ten seconds."""
+
+    def __init__(self) -> None:
+        self._left, self._at = 10.0 * MAX_MESSAGES_PER_SECOND, time.monotonic()
+
+    def spend(self) -> None:
+        """One message. Raises StreamClosed when there were too many."""
+        now = time.monotonic()
+        most = 10.0 * MAX_MESSAGES_PER_SECOND
+        self._left = min(most, self._left + (now - self._at) * MAX_MESSAGES_PER_SECOND) - 1
+        self._at = now
+        if self._left < 0:
+            raise StreamClosed(f"more than {MAX_MESSAGES_PER_SECOND} messages a second")

@@ -1,0 +1,152 @@
+"""The genuine programs of a Kubernetes control plane, compiled once from their Go modules.
+
+Owns the cache folder (`TESSERA_CLUSTER_CACHE`, else `~/.cache/tessera-cluster`): a program is there complete or not at
+all, because it is compiled beside its place and renamed into it. Run as a program it compiles what is missing and says
+how long that took; `TESSERA_CLUSTER_PARALLEL` limits how many compilations run at a time.
+"""
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+KUBERNETES_MODULE = "k8s.io/kubernetes"
+KUBERNETES_VERSION = "v1.35.4"
+ETCD_MODULE = "go.etcd.io/etcd/server/v3"
+ETCD_VERSION = "v3.6.16"
+BUILD_LIMIT_SECONDS = 3600.0
+
+
+class ProgramsUnavailable(Exception):
+    """The programs are neither cached nor can they be compiled here; the message says what is missing."""
+
+
+@dataclass(frozen=True)
+class Programs:
+    """Paths of the three programs that a control plane without nodes needs."""
+
+    etcd: Path
+    kube_apiserver: Path
+    kubectl: Path
+
+    def missing(self) -> list[Path]:
+        """Those that are not compiled yet."""
+        return [path for path in (self.etcd, self.kube_apiserver, self.kubectl) if not path.exists()]
+
+
+def cached_programs() -> Programs:
+    """Where the programs are, or will be once compiled."""
+    etcd, kubernetes = _cache() / f"etcd-{ETCD_VERSION}", _cache() / f"kubernetes-{KUBERNETES_VERSION}"
+    return Programs(etcd / "etcd", kubernetes / "kube-apiserver", kubernetes / "kubectl")
+
+
+def build_programs() -> Programs:
+    """Compile what is missing. Several processes may call this at once: one compiles, the others wait for it."""
+    programs = cached_programs()
+    if not programs.missing():
+        return programs
+    go = shutil.which("go")
+    if go is None:
+        names = ", ".join(path.name for path in programs.missing())
+        raise ProgramsUnavailable(f"{names} are not in {_cache()}, and there is no Go to compile them with")
+    with _build_lock():
+        if not programs.etcd.exists():
+            _compile(go, _etcd_module(go), ETCD_MODULE, programs.etcd)
+        for path in (programs.kube_apiserver, programs.kubectl):
+            if not path.exists():
+                _compile(go, _kubernetes_module(go), f"{KUBERNETES_MODULE}/cmd/{path.name}", path, _version_flags())
+    return programs
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("TESSERA_CLUSTER_CACHE", Path.home() / ".cache" / "tessera-cluster"))
+
+
+@contextmanager
+def _build_lock() -> Iterator[None]:
+    _cache().mkdir(parents=True, exist_ok=True)
+    with (_cache() / "build.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _etcd_module(go: str) -> Path:
+    """A module of our own that requires etcd's server, whose root package is the program."""
+    folder = _module_folder("etcd", f"go 1.25.0\n\nrequire {ETCD_MODULE} {ETCD_VERSION}\n")
+    _run_go(go, folder, "mod", "download")
+    return folder
+
+
+def _kubernetes_module(go: str) -> Path:
+    """A module of our own that requires Kubernetes: its staging modules exist only by replacement."""
+    place = _module_folder("kubernetes-source", "go 1.25.0\n")
+    download = _run_go(go, place, "mod", "download", "-json", f"{KUBERNETES_MODULE}@{KUBERNETES_VERSION}")
+    gomod = Path(json.loads(download)["GoMod"]).read_text(encoding="utf-8")
+    staging = sorted(set(re.findall(r"^\s*(k8s\.io/\S+) v0\.0\.0(?=\s|$)", gomod, re.MULTILINE)))
+    library_version = "v0." + KUBERNETES_VERSION.split(".", 1)[1]
+    directive = re.search(r"^go \S+$", gomod, re.MULTILINE)
+    if directive is None:
+        raise ProgramsUnavailable(f"the go.mod of {KUBERNETES_MODULE} {KUBERNETES_VERSION} names no Go version")
+    replacements = "\n".join(f"\t{module} => {module} {library_version}" for module in staging)
+    requirement = f"require {KUBERNETES_MODULE} {KUBERNETES_VERSION}"
+    return _module_folder("kubernetes", f"{directive[0]}\n\n{requirement}\n\nreplace (\n{replacements}\n)\n")
+
+
+def _module_folder(name: str, gomod: str) -> Path:
+    folder = _cache() / "modules" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "go.mod").write_text(f"module tessera.dev/{name}\n\n{gomod}", encoding="utf-8")
+    return folder
+
+
+def _version_flags() -> str:
+    """The version that the server reports, without which kubectl and clients take it for an unknown one."""
+    major, minor, _ = KUBERNETES_VERSION.removeprefix("v").split(".")
+    values = {"gitVersion": KUBERNETES_VERSION, "gitMajor": major, "gitMinor": minor}
+    packages = ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version")
+    return " ".join(f"-X {package}.{key}={value}" for package in packages for key, value in values.items())
+
+
+def _compile(go: str, folder: Path, package: str, target: Path, flags: str = "") -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f"{target.name}.partial")
+    parallel = os.environ.get("TESSERA_CLUSTER_PARALLEL", str(os.cpu_count() or 1))
+    linker = f"-s -w {flags}".strip()
+    options = ["-mod=mod", "-trimpath", "-buildvcs=false", "-p", parallel, "-ldflags", linker, "-o", str(partial)]
+    _run_go(go, folder, "build", *options, package)
+    partial.rename(target)
+
+
+def _run_go(go: str, folder: Path, *arguments: str) -> str:
+    environment = {**os.environ, "CGO_ENABLED": "0"}
+    done = subprocess.run(
+        [go, *arguments], cwd=folder, env=environment, text=True, capture_output=True, timeout=BUILD_LIMIT_SECONDS
+    )
+    if done.returncode:
+        raise ProgramsUnavailable(f"go {' '.join(arguments[:2])} failed in {folder}: {done.stderr[-2000:]}")
+    return done.stdout
+
+
+def main() -> None:
+    """Compile what is missing and say where it lies; with `--if-possible` say why not, unless a cluster is required."""
+    started = time.monotonic()
+    try:
+        programs = build_programs()
+    except ProgramsUnavailable as reason:
+        if "--if-possible" not in sys.argv or os.environ.get("TESSERA_REQUIRE_CLUSTER") == "1":
+            raise
+        print(f"no API server, its tests will be skipped: {reason}")
+        return
+    print(f"{programs.kube_apiserver.parent} and {programs.etcd.parent}: ready, {time.monotonic() - started:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

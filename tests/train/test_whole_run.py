@@ -1,0 +1,102 @@
+"""The whole path by the command alone: documents, dataset, training, evaluation, export; on S3; a run from a run."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tessera_api.run_directory import RunDirectory
+from tessera_store import open_store
+
+pytestmark = pytest.mark.timeout(600)
+
+DATA = """
+apiVersion: tessera.dev/v1alpha1
+kind: DatasetBuild
+metadata: {name: words}
+spec:
+  content: text
+  sources:
+    - name: words
+      uri: FOLDER
+      include: ["*.jsonl"]
+      format: jsonl
+      licence: CC0-1.0
+      provenance: {owner: nobody, collected: "2026-11-01", method: made up, synthetic: true}
+  tokenizer: {train: {vocabularySize: 320}}
+  heldOut: {share: "0.1"}
+  output: {uri: s3://models/datasets}
+"""
+RUN = """
+apiVersion: tessera.dev/v1alpha1
+kind: TrainingRun
+metadata: {name: NAME}
+spec:
+  method: pretrain
+  model: MODEL
+  data: {sequenceLength: 64, mix: [{dataset: words, weight: "1"}]}
+  training:
+    tokens: 6144
+    seed: 7
+    globalBatch: 8
+    unit: 2
+    learningRate: "3e-3"
+    schedule: {kind: cosine, warmupSteps: 2}
+  nodes: {count: 2, min: 1, max: 3}
+  checkpoint: {every: 4, keep: 2}
+  storage: {uri: s3://models/runs}
+"""
+
+
+def local(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tessera_cli", "local", *words, "--workdir", str(folder / "work")]
+    return subprocess.run(command, capture_output=True, text=True, timeout=500, cwd=folder, check=False)
+
+
+def write_inputs(folder: Path) -> None:
+    rng = random.Random(7)
+    vocabulary = ["".join(rng.choices("abcdefgh", k=rng.randint(2, 7))) for _ in range(300)]
+    documents = [{"text": " ".join(rng.choices(vocabulary, k=rng.randint(20, 120)))} for _ in range(400)]
+    (folder / "words.jsonl").write_text("".join(json.dumps(document) + "\n" for document in documents))
+    (folder / "data.yaml").write_text(DATA.replace("FOLDER", folder.as_uri()))
+    (folder / "first.yaml").write_text(RUN.replace("NAME", "first").replace("MODEL", "{recipe: llama-1m}"))
+    (folder / "second.yaml").write_text(RUN.replace("NAME", "second").replace("MODEL", "{from: {run: first}}"))
+
+
+def losses(directory: RunDirectory) -> list[float]:
+    return [json.loads(line)["loss"] for line in directory.metrics.read_text().splitlines()]
+
+
+def notes(directory: RunDirectory) -> str:
+    events: list[dict[str, Any]] = [json.loads(line) for line in directory.events.read_text().splitlines()]
+    return " ".join(event["message"] for event in events if event["name"] == "Note")
+
+
+def test_documents_become_an_exported_model_on_s3_and_a_second_run_goes_on_from_it(tmp_path: Path, s3_uri: str) -> None:
+    write_inputs(tmp_path)
+    first = local(tmp_path, "data.yaml", "first.yaml", "--set", f"first:spec.storage.uri={s3_uri}")
+    assert first.returncode == 0, first.stdout + first.stderr
+
+    begun = RunDirectory(tmp_path / "work" / "runs" / "first")
+    stored = [info.name for info in open_store(f"{s3_uri}/first").list("")]
+    assert any(name.startswith("log/") for name in stored)
+    assert any(name.startswith("checkpoints/00000012-") for name in stored)
+    assert any(name.startswith("journal/") for name in stored)
+    assert "bits per byte" in notes(begun)
+    assert {"model.safetensors", "config.json", "tokenizer.json"} <= {path.name for path in begun.export.iterdir()}
+    assert "<svg" in begun.report.read_text()
+
+    again = local(tmp_path, "data.yaml", "first.yaml", "--set", f"first:spec.storage.uri={s3_uri}")
+    assert again.returncode == 0
+    assert len(losses(begun)) == 12
+
+    second = local(tmp_path, "data.yaml", "second.yaml")
+    assert second.returncode == 0, second.stdout + second.stderr
+    chained = losses(RunDirectory(tmp_path / "work" / "runs" / "second"))
+    assert chained[0] < losses(begun)[0] - 0.3

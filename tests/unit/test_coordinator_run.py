@@ -1,0 +1,300 @@
+"""A run's life on a real coordinator, end to end on loopback: steps, commits, corrections, stops, ends, restarts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tessera_api.exit_codes import ExitCode
+from tessera_api.log import Commit, End, Open, Rewind, Skip
+from tessera_api.messages import (
+    Ack,
+    Beat,
+    Closed,
+    Committed,
+    Finished,
+    Join,
+    Phase,
+    PhaseChange,
+    Restart,
+    RewindRequest,
+    Role,
+    SkipRequest,
+    StatusAnswer,
+    StatusQuestion,
+    StepRecord,
+    Steps,
+    StopOrder,
+    StopRun,
+    Verdict,
+    VerdictWord,
+)
+from tessera_api.record import Record
+from tests.unit.live_coordinator import FACTS, FakePeer, LiveCoordinator, part, stored, tell
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+def steps(opening: Open, *numbers: int, loss: float = 2.5) -> Steps:
+    records = tuple(StepRecord(step=step, tokens=step, loss=loss, time=float(step)) for step in numbers)
+    return Steps(generation=opening.generation, records=records)
+
+
+def test_steps_become_lines_once_each_and_late_ones_of_an_older_generation_none(folder: Path) -> None:
+    with LiveCoordinator(folder) as place:
+
+        async def story() -> None:
+            agent = await FakePeer.connect(place, "node-0")
+            opening = await agent.join()
+            agent.say(steps(opening, 1, 2), 1)
+            agent.say(steps(opening, 1, 2), 1)
+            agent.say(steps(opening.model_copy(update={"generation": 9}), 3), 2)
+            agent.say(steps(opening, 3), 3)
+            for _ in range(4):
+                await agent.hear(Ack)
+
+        tell(story())
+        assert [(line["step"], line["generation"], line["world_size"]) for line in place.metrics(3)] == [
+            (1, 1, 1),
+            (2, 1, 1),
+            (3, 1, 1),
+        ]
+
+
+def test_a_checkpoint_is_committed_with_its_last_part_and_then_acknowledged(folder: Path) -> None:
+    with LiveCoordinator(folder, count=2, least=2) as place:
+
+        async def story() -> Open:
+            one, two = await FakePeer.connect(place, "node-0"), await FakePeer.connect(place, "node-1")
+            one.say(Join(sequence=1, store_port=5000, fingerprint="cpu", processes=FACTS))
+            opening = await two.join()
+            one.say(part(opening, 0, 5), 7)
+            two.say(part(opening, 1, 5), 8)
+            for agent in (one, two):
+                assert await agent.hear(Committed) == Committed(generation=1, step=5)
+            one.say(part(opening, 0, 5), 9)
+            assert await one.hear(Ack) == Ack(sequence=9)
+            return opening
+
+        opening = tell(story())
+        commit = place.entry(Commit)
+    objects = (stored(opening, 0, 5), stored(opening, 1, 5))
+    assert (commit.step, commit.position, commit.objects, commit.generation) == (5, 50, objects, 1)
+
+
+def test_a_part_of_a_generation_that_is_over_is_void_and_nobody_is_told_that_it_was_committed(folder: Path) -> None:
+    with LiveCoordinator(folder, count=2, least=2) as place:
+
+        async def story() -> list[Record]:
+            one, two = await FakePeer.connect(place, "node-0"), await FakePeer.connect(place, "node-1")
+            one.say(Join(sequence=1, store_port=5000, fingerprint="cpu", processes=FACTS))
+            opening = await two.join()
+            two.stream.close()
+            two = await FakePeer.connect(place, "node-1")
+            two.say(Join(sequence=2, store_port=5000, fingerprint="cpu", processes=FACTS))
+            await one.hear(Restart)
+            one.say(part(opening, 0, 5), 7)
+            heard: list[Record] = []
+            while not isinstance(message := await one.next(), Ack):
+                heard.append(message)
+            return heard
+
+        assert tell(story()) == []
+        assert [entry for entry in place.log() if isinstance(entry, Commit)] == []
+
+
+def test_a_part_that_cannot_be_is_refused_with_a_note_and_not_asked_for_again(folder: Path) -> None:
+    with LiveCoordinator(folder) as place:
+
+        async def story() -> Ack:
+            agent = await FakePeer.connect(place, "node-0")
+            opening = await agent.join()
+            agent.say(part(opening, 0, 5).model_copy(update={"rank": 5}), 3)
+            return await agent.hear(Ack)
+
+        assert tell(story()) == Ack(sequence=3)
+        assert "rank 5 in a world of 1" in place.event("Note")["message"]
+
+
+def test_a_stop_parks_commits_and_ends_with_stopped(folder: Path) -> None:
+    with LiveCoordinator(folder) as place:
+
+        async def story() -> tuple[StopOrder, Closed]:
+            agent = await FakePeer.connect(place, "node-0")
+            opening = await agent.join()
+            agent.say(steps(opening, 1), 1)
+            controller = await FakePeer.connect(place, "cli", Role.CONTROLLER)
+            controller.say(StopRun(reason="Ctrl-C", deadline_seconds=30))
+            order = await agent.hear(StopOrder)
+            agent.say(part(opening, 0, 1), 2)
+            agent.say(PhaseChange(generation=1, phase=Phase.PARKED, step=1), 3)
+            closed = await agent.hear(Closed)
+            agent.stream.close()
+            return order, closed
+
+        order, closed = tell(story())
+
+        assert place.ended() is ExitCode.STOPPED
+        status = json.loads(place.directory.status.read_text())
+        assert (order.generation, order.reason, 25 < order.deadline_seconds <= 30) == (1, "Ctrl-C", True)
+        assert closed.exit_code == ExitCode.STOPPED
+        assert (status["phase"], status["step"], status["nodes"]) == ("Stopped", "1/10", "0/1")
+        assert place.entry(Commit).step == 1
+
+
+def test_the_run_is_complete_when_all_have_finished(folder: Path) -> None:
+    with LiveCoordinator(folder) as place:
+
+        async def story() -> Verdict:
+            agent = await FakePeer.connect(place, "node-0")
+            opening = await agent.join()
+            agent.say(steps(opening, 10), 1)
+            agent.say(Finished(generation=1), 2)
+            verdict = await agent.hear(Verdict)
+            agent.stream.close()
+            return verdict
+
+        assert tell(story()) == Verdict(generation=1, say=VerdictWord.GO)
+        assert place.ended() is ExitCode.DONE
+        end = place.entry(End)
+        assert (end.reason, json.loads(place.directory.status.read_text())["phase"]) == ("complete", "Succeeded")
+
+
+def test_a_controller_is_answered_with_the_status_and_who_is_counted(folder: Path) -> None:
+    with LiveCoordinator(folder) as place:
+
+        async def story() -> StatusAnswer:
+            agent, spare = await FakePeer.connect(place, "node-0"), await FakePeer.connect(place, "node-1")
+            opening = await agent.join()
+            spare.say(Beat(processes=FACTS))
+            agent.say(steps(opening, 4), 1)
+            await agent.hear(Ack)
+            controller = await FakePeer.connect(place, "cli", Role.CONTROLLER)
+            controller.say(StatusQuestion(), 5)
+            answer = await controller.hear(StatusAnswer)
+            assert await controller.hear(Ack) == Ack(sequence=5)
+            return answer
+
+        answer = tell(story())
+        assert (answer.active, answer.spare, answer.closed) == (("node-0",), ("node-1",), None)
+        assert (answer.status["phase"], answer.status["step"]) == ("Running", "4/10")
+
+
+def test_a_restarted_coordinator_goes_on_with_the_generation_that_runs(folder: Path) -> None:
+    async def first(place: LiveCoordinator) -> Open:
+        agent = await FakePeer.connect(place, "node-0")
+        opening = await agent.join()
+        agent.say(steps(opening, 1), 1)
+        await agent.hear(Ack)
+        return opening
+
+    async def second(place: LiveCoordinator, opening: Open) -> None:
+        agent = await FakePeer.connect(place, "node-0", holding=opening, term_seen=1)
+        agent.say(steps(opening, 1, 2), 2)
+        agent.say(part(opening, 0, 2), 3)
+        await agent.hear(Committed)
+
+    with LiveCoordinator(folder) as place:
+        opening = tell(first(place))
+    with LiveCoordinator(folder, adopt=True) as place:
+        tell(second(place, opening))
+
+        assert [(entry.kind, entry.term) for entry in place.log()] == [
+            ("claim", 1),
+            ("open", 1),
+            ("claim", 2),
+            ("commit", 2),
+        ]
+        assert [line["step"] for line in place.metrics(2)] == [1, 2]
+
+
+def test_training_goes_back_and_leaves_data_out_as_the_log_says(folder: Path) -> None:
+    with LiveCoordinator(folder) as place:
+
+        async def story() -> tuple[Restart, Open]:
+            agent = await FakePeer.connect(place, "node-0")
+            opening = await agent.join()
+            agent.say(part(opening, 0, 5), 1)
+            await agent.hear(Committed)
+            agent.say(SkipRequest(generation=1, first=50, last=60, reason="spike"), 2)
+            agent.say(RewindRequest(generation=1, from_step=7, to_step=5, reason="spike"), 3)
+            restart = await agent.hear(Restart)
+            return restart, await agent.join(2)
+
+        restart, opening = tell(story())
+
+        skip, rewind = place.entry(Skip), place.entry(Rewind)
+        assert restart.generation == 1
+        assert (skip.first, skip.last, rewind.from_step, rewind.to_step) == (50, 60, 7, 5)
+        assert opening.resume is not None
+        assert (opening.generation, opening.resume.step, opening.resume.position) == (2, 5, 50)
+        assert [(span.first, span.last) for span in opening.skips] == [(50, 60)]
+
+
+def test_a_rewind_to_the_beginning_needs_no_checkpoint(folder: Path) -> None:
+    with LiveCoordinator(folder) as place:
+
+        async def story() -> Open:
+            agent = await FakePeer.connect(place, "node-0")
+            opening = await agent.join()
+            agent.say(part(opening, 0, 5), 1)
+            await agent.hear(Committed)
+            agent.say(RewindRequest(generation=1, from_step=7, to_step=0, reason="spike"), 2)
+            await agent.hear(Restart)
+            return await agent.join(2)
+
+        opening = tell(story())
+        assert (opening.generation, opening.resume) == (2, None)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        RewindRequest(generation=1, from_step=7, to_step=4, reason="no such checkpoint"),
+        RewindRequest(generation=1, from_step=3, to_step=5, reason="forwards"),
+        RewindRequest(generation=9, from_step=7, to_step=5, reason="another generation"),
+        SkipRequest(generation=1, first=60, last=60, reason="nothing"),
+        SkipRequest(generation=1, first=60, last=50, reason="backwards"),
+        SkipRequest(generation=9, first=50, last=60, reason="another generation"),
+    ],
+    ids=lambda request_: f"{request_.kind} {request_.reason}",
+)
+def test_a_trainers_impossible_wish_is_refused_and_the_coordinator_lives(folder: Path, request_: Record) -> None:
+    with LiveCoordinator(folder) as place:
+
+        async def story() -> None:
+            agent = await FakePeer.connect(place, "node-0")
+            opening = await agent.join()
+            agent.say(part(opening, 0, 5), 1)
+            await agent.hear(Committed)
+            agent.say(request_, 2)
+            assert await agent.hear(Ack) in (Ack(sequence=1), Ack(sequence=2))
+            agent.say(part(opening, 0, 8), 3)
+            await agent.hear(Committed)
+
+        tell(story())
+        assert [entry.kind for entry in place.log()] == ["claim", "open", "commit", "commit"]
+        assert place.event("Note")["message"]
+
+
+def test_a_wish_that_is_said_again_is_written_once(folder: Path) -> None:
+    with LiveCoordinator(folder) as place:
+
+        async def story() -> None:
+            agent = await FakePeer.connect(place, "node-0")
+            opening = await agent.join()
+            agent.say(part(opening, 0, 5), 1)
+            for _ in range(2):
+                agent.say(SkipRequest(generation=1, first=50, last=60, reason="spike"), 2)
+            for _ in range(2):
+                agent.say(RewindRequest(generation=1, from_step=7, to_step=5, reason="spike"), 3)
+            await agent.hear(Restart)
+            await agent.join(2)
+
+        tell(story())
+        assert [entry.kind for entry in place.log()] == ["claim", "open", "commit", "skip", "rewind", "open"]

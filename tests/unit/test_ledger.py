@@ -1,0 +1,100 @@
+"""The goodput ledger: every node-second has exactly one cause, and what was published never falls."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tessera_coordinator.core.ledger import Activity, Cause, Ledger
+
+SECONDS = st.floats(0.0, 1e4)
+ACTIONS = st.one_of(
+    st.tuples(st.just("advance"), SECONDS, st.dictionaries(st.sampled_from(Activity), st.integers(0, 5000))),
+    st.tuples(st.just("stalled"), st.floats(-10.0, 1e6), st.sampled_from(Cause)),
+    st.tuples(st.just("committed"), st.none(), st.none()),
+    st.tuples(st.just("lost"), st.none(), st.none()),
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(actions=st.lists(ACTIONS, max_size=30))
+def test_every_node_second_has_one_cause_and_nothing_that_was_published_falls(
+    actions: list[tuple[str, float, object]],
+) -> None:
+    ledger, now, passed = Ledger(0.0), 0.0, 0.0
+    published = ledger.seconds()
+    for what, amount, more in actions:
+        match what, more:
+            case "advance", dict():
+                now += amount
+                ledger.advance(now, more)
+                passed += amount * sum(more.values())
+            case "stalled", Cause():
+                ledger.stalled(more, amount)
+            case "committed", _:
+                ledger.committed()
+            case _:
+                ledger.lost()
+        settled = ledger.seconds()
+        assert sum(settled.values()) + ledger.uncommitted == pytest.approx(passed, rel=1e-6, abs=0.01)
+        assert all(settled[cause] >= published[cause] - 1e-6 for cause in published)
+        published = settled
+    share = ledger.goodput()
+    assert share is None or 0.0 <= share <= 1.0 + 1e-9
+
+
+def test_each_activity_has_its_cause_and_computing_waits_for_a_commit() -> None:
+    ledger = Ledger(10.0)
+
+    ledger.advance(12.0, dict.fromkeys(Activity, 3))
+
+    nothing = dict.fromkeys((cause.value for cause in Cause), 0.0)
+    direct = {"evaluation": 6.0, "start_up": 6.0, "recovery": 6.0, "spare": 6.0, "idle": 6.0}
+    assert (ledger.seconds(), ledger.uncommitted) == ({**nothing, **direct}, 6.0)
+
+
+def test_a_commit_settles_compute_and_the_end_of_a_generation_what_was_lost() -> None:
+    ledger = Ledger(0.0)
+    ledger.advance(10.0, {Activity.COMPUTING: 2})
+    ledger.stalled(Cause.DATA_WAIT, 3.0)
+    ledger.committed()
+    ledger.advance(14.0, {Activity.COMPUTING: 1})
+    ledger.lost()
+
+    settled = ledger.seconds()
+
+    assert {cause: value for cause, value in settled.items() if value} == {
+        "compute": 17.0,
+        "data_wait": 3.0,
+        "lost_work": 4.0,
+    }
+    assert ledger.goodput() == pytest.approx(17 / 24)
+
+
+def test_a_stall_is_never_more_than_what_was_computed() -> None:
+    ledger = Ledger(0.0)
+    ledger.advance(2.0, {Activity.COMPUTING: 1})
+
+    ledger.stalled(Cause.CHECKPOINT_STALL, 50.0)
+
+    assert (ledger.seconds()["checkpoint_stall"], ledger.uncommitted) == (2.0, 0.0)
+
+
+def test_a_clock_that_goes_back_takes_nothing_away() -> None:
+    ledger = Ledger(100.0)
+
+    ledger.advance(90.0, {Activity.IDLE: 4})
+    ledger.advance(91.0, {Activity.IDLE: 4})
+
+    assert ledger.seconds()["idle"] == 4.0
+
+
+def test_a_restarted_coordinator_goes_on_from_the_newest_line_and_ignores_causes_it_does_not_know() -> None:
+    ledger = Ledger(50.0, {"compute": 100.0, "added_later": 7.0})
+
+    assert {cause: value for cause, value in ledger.seconds().items() if value} == {"compute": 100.0}
+
+
+def test_before_anything_happened_there_is_no_goodput() -> None:
+    assert Ledger(0.0).goodput() is None

@@ -1,0 +1,114 @@
+"""torchrun's back-end `tessera` without torchrun: what its agent is given, asked and told."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tessera_api.exit_codes import ExitCode
+from tessera_api.log import Open
+from tessera_api.messages import VerdictWord
+from tessera_trainer.rendezvous import ExitBarrier, TesseraRendezvous
+from tests.unit.live_coordinator import LiveCoordinator, LiveNode, eventually
+
+
+class Place:
+    """A node that has no workers, on a real link; it remembers what it was asked for."""
+
+    def __init__(self, live: LiveNode) -> None:
+        self.link = live.link
+        self.asked: list[str] = []
+
+    def stop_workers(self) -> None:
+        self.asked.append("stop")
+
+    def clear_workers(self) -> None:
+        self.asked.append("clear")
+
+    def prove(self) -> str:
+        self.asked.append("prove")
+        return "cpu"
+
+    def explain(self, generation: Open) -> None:
+        self.asked.append(f"explain {generation.generation}")
+
+    def prepare_workers(self, generation: Open) -> None:
+        self.asked.append(f"prepare {generation.generation}")
+
+
+@pytest.fixture
+def coordinator(tmp_path: Path) -> Iterator[LiveCoordinator]:
+    with LiveCoordinator(tmp_path) as place:
+        yield place
+
+
+@pytest.fixture
+def node(coordinator: LiveCoordinator, tmp_path: Path) -> Iterator[Place]:
+    with LiveNode(coordinator, "node-0", tmp_path) as live:
+        yield Place(live)
+
+
+def test_a_node_gives_up_its_workers_proves_itself_and_is_told_its_generation(node: Place) -> None:
+    handler = TesseraRendezvous(node, "tiny")
+
+    told = handler.next_rendezvous()
+
+    assert node.asked == ["stop", "clear", "prove", "prepare 1"]
+    opening = node.link.open
+    assert opening is not None
+    assert (told.rank, told.world_size) == (0, 1)
+    assert told.bootstrap_store_info is not None
+    store = told.bootstrap_store_info
+    assert store is not None
+    assert (store.master_addr, store.master_port) == ("127.0.0.1", opening.store.port)
+    assert (handler.num_nodes_waiting(), handler.is_closed(), handler.use_agent_store) == (0, False, True)
+
+
+def test_workers_that_ended_by_themselves_are_explained_before_the_node_offers_itself_again(node: Place) -> None:
+    handler = TesseraRendezvous(node, "tiny")
+    handler.next_rendezvous()
+    node.asked.clear()
+
+    handler.next_rendezvous()
+
+    assert node.asked == ["stop", "clear", "explain 1", "prove", "prepare 2"]
+
+
+def test_the_end_of_the_run_stops_the_workers_and_exits_with_the_runs_code(
+    node: Place, coordinator: LiveCoordinator
+) -> None:
+    handler = TesseraRendezvous(node, "tiny")
+    handler.next_rendezvous()
+    coordinator.order_stop("Ctrl-C", 0.0)
+    eventually(handler.is_closed, "the end")
+
+    assert handler.num_nodes_waiting() == 1
+    assert node.asked[-1] == "stop"
+    with pytest.raises(SystemExit) as ended:
+        handler.next_rendezvous()
+    assert ended.value.code == ExitCode.STOPPED
+    assert not any(word.startswith("explain") for word in node.asked)
+
+
+def test_a_node_whose_workers_succeeded_waits_for_the_verdict(node: Place, coordinator: LiveCoordinator) -> None:
+    handler = TesseraRendezvous(node, "tiny")
+    told = handler.next_rendezvous()
+    barrier = told.store
+
+    assert barrier.add("torchelastic/agent/terminal_state/num_members", 1) == 0
+    waiting = threading.Thread(target=barrier.wait, args=(["last_member"],))
+    waiting.start()
+    waiting.join(20.0)
+
+    assert not waiting.is_alive()
+    assert eventually(lambda: coordinator.events("Ended"), "the end")[0]["message"].startswith("complete")
+
+
+def test_a_torch_that_asks_its_store_for_something_else_is_noticed() -> None:
+    barrier = ExitBarrier(lambda: None, lambda: VerdictWord.GO)
+
+    with pytest.raises(NotImplementedError, match="another exit barrier"):
+        barrier.add("something/else", 1)

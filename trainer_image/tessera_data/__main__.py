@@ -1,0 +1,107 @@
+"""python -m tessera_data build FILE --work DIR: builds the one DatasetBuild in FILE (YAML or JSON).
+python -m tessera_data baselines URI: bits per byte of simple models on the held-out text of the dataset at URI.
+
+Prints a JSON line a task; the last line says where the dataset is. A mistake of the user is one message on standard
+error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tessera_api.dataset_build import DatasetBuild
+from tessera_api.exit_codes import ExitCode
+from tessera_api.manifest import ManifestErrors, load_manifests
+from tessera_data.baselines import measure
+from tessera_data.build import Built, Stage, build_dataset
+from tessera_data.manifest import Split
+from tessera_data.publish import NotReproduced
+from tessera_data.reader import Dataset
+from tessera_data.refusal import Refused
+from tessera_data.shards import CorruptShard
+from tessera_store import StoreError, StoreUnavailable
+
+
+def main(arguments: list[str] | None = None) -> ExitCode:
+    """The exit code. Every message has been printed."""
+    parser = argparse.ArgumentParser(prog="python -m tessera_data", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    command = commands.add_parser("build", help="build a dataset, or go on with a build that was stopped")
+    command.add_argument("file", type=Path, help="a manifest with one DatasetBuild")
+    command.add_argument("--work", type=Path, required=True, help="folder for what is finished until the end")
+    command.set_defaults(act=_build)
+    command = commands.add_parser("baselines", help="bits per byte of gzip, unigram and bigram on the held-out text")
+    command.add_argument("uri", help="address of a dataset's manifest.json")
+    command.add_argument("--cache", type=Path, default=Path("cache"), help="folder for what is fetched from a store")
+    command.set_defaults(act=_baselines)
+    options = parser.parse_args(arguments)
+    try:
+        _say(options.act(options))
+    except (ManifestErrors, Refused) as error:
+        return _failed(ExitCode.WRONG_INPUT, error)
+    except (NotReproduced, CorruptShard) as error:
+        return _failed(ExitCode.TROUBLE, error)
+    except StoreUnavailable as error:
+        return _failed(ExitCode.UNAVAILABLE, error)
+    except StoreError as error:  # refused or missing: permissions, address, a file that went away
+        return _failed(ExitCode.WRONG_INPUT, error)
+    return ExitCode.DONE
+
+
+def _build(options: argparse.Namespace) -> dict[str, Any]:
+    return _summary(build_dataset(_the_build(options.file), options.work, _progress))
+
+
+def _baselines(options: argparse.Namespace) -> dict[str, Any]:
+    try:
+        return asdict(measure(Dataset.open(options.uri, options.cache)))
+    except ValueError as error:  # no dataset, or one without held-out text
+        raise Refused(options.uri, str(error), "give the address that the build's last line says") from error
+
+
+def _the_build(file: Path) -> DatasetBuild:
+    builds = [resource for resource in load_manifests([file]) if isinstance(resource, DatasetBuild)]
+    if len(builds) != 1:
+        raise Refused(str(file), f"it has {len(builds)} DatasetBuilds", "give a file with exactly one")
+    return builds[0]
+
+
+def _progress(stage: Stage, done: int, of: int) -> None:
+    _say({"stage": stage.value, "done": done, "of": of})
+
+
+def _summary(built: Built) -> dict[str, Any]:
+    manifest = built.manifest
+    return {
+        "manifest": built.uri,
+        "sha256": hashlib.sha256(built.data).hexdigest(),
+        "fingerprint": manifest.fingerprint,
+        "reused": built.reused,
+        "tokenizer_sha256": manifest.tokenizer.sha256,
+        "vocabulary": manifest.tokenizer.vocabulary_size,
+        "tokens": manifest.splits[Split.TRAIN].tokens,
+        "splits": {
+            split.value: {"documents": info.documents, "tokens": info.tokens, "bytes": info.text_bytes}
+            for split, info in manifest.splits.items()
+        },
+        "sources": {source["name"]: source["documents"] for source in manifest.build["sources"]},
+    }
+
+
+def _say(line: dict[str, Any]) -> None:
+    print(json.dumps(line), flush=True)
+
+
+def _failed(code: ExitCode, error: Exception) -> ExitCode:
+    print(f"tessera_data: {error}", file=sys.stderr, flush=True)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

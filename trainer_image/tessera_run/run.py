@@ -1,0 +1,317 @@
+"""One trainer's line to the agent of its node: a local stream socket with a JSON document a line.
+
+Owns the line and two threads on it. Must stay true: reporting never blocks and never ends training; a part of a
+checkpoint is not lost while the agent lives; when the agent is gone this process ends, since nobody could tell it
+that its generation is over.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from types import TracebackType
+from typing import Any, NoReturn
+
+from tessera_run.failure import is_collective_error, is_storage_error, place_of
+
+SOCKET_VARIABLE = "TESSERA_SOCKET"
+AGENT_GONE = 70
+HELLO_SECONDS = 20.0
+STORAGE_PAUSE_SECONDS = 10.0
+"""Before a program ends because of its storage: the run tries for ever, and not in a hurry."""
+MAX_QUEUED = 100_000
+MAX_LINE_BYTES = 64 << 20
+MAX_NUMBERS = 32
+MAX_NAME = 40
+
+
+@dataclass(frozen=True)
+class Part:
+    """An object that this rank has stored."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Span:
+    """Positions [first, last) of the data order."""
+
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Where every rank of this generation starts: a committed checkpoint."""
+
+    step: int
+    position: int
+    objects: tuple[Part, ...]
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Park at a step boundary, commit before the deadline (monotonic seconds)."""
+
+    reason: str
+    deadline: float
+
+
+class NotCommitted(Exception):
+    """A checkpoint was not committed within its limit."""
+
+
+class Run:
+    """See the module. Made by `connect`; `alone` is True without Tessera."""
+
+    def __init__(self, line: socket.socket | None, welcome: dict[str, Any]) -> None:
+        self._line = line
+        self.rank, self.world_size = int(welcome["rank"]), int(welcome["world_size"])
+        self.local_rank = int(welcome["local_rank"])
+        self.term, self.generation = int(welcome["term"]), int(welcome["generation"])
+        self.nonce = str(welcome["nonce"])
+        self.skips = tuple(Span(**span) for span in welcome["skips"])
+        self._resume = _resume(welcome["resume"])
+        self._stop: Stop | None = None
+        self._committed = threading.Condition()
+        self._committed_step = self._resume.step if self._resume else -1
+        self._outgoing: queue.Queue[bytes | None] = queue.Queue(MAX_QUEUED)
+        self._closing = False
+        """Everything is said: the agent may close the line."""
+        self.dropped = 0
+        """Reports that found the queue full."""
+        self._threads: list[threading.Thread] = []
+        if line is not None:
+            self._hear(welcome)
+            for work in (self._write, self._read):
+                thread = threading.Thread(target=work, daemon=True, name=f"tessera-run{work.__name__}")
+                thread.start()
+                self._threads.append(thread)
+
+    @property
+    def alone(self) -> bool:
+        """Whether there is no Tessera around this program."""
+        return self._line is None
+
+    # ---- what a training program says ------------------------------------------------------------------------------
+
+    def step(self, step: int, tokens: int, loss: float, **numbers: float) -> None:
+        """Optimizer step `step` is complete; `tokens` were trained on since the run began. Rank 0's is written to
+        metrics.jsonl, with the first `MAX_NUMBERS` of `numbers`."""
+        shown = _numbers(numbers)
+        said = {"step": step, "tokens": tokens, "loss": float(loss), "time": time.time(), "numbers": shown}
+        self._say({"do": "step", **said})
+
+    def progress(self, units: int) -> None:
+        """`units` micro-batches were computed by this rank in this generation: a sign of life inside a long step."""
+        self._say({"do": "progress", "units": units})
+
+    def phase(self, name: str, step: int = -1) -> None:
+        """What the generation does from now on: start, train, checkpoint, evaluation, export."""
+        self._say({"do": "phase", "name": name, "step": step})
+
+    def note(self, name: str, message: str, **numbers: float) -> None:
+        """An event for people, written to events.jsonl."""
+        self._say({"do": "note", "name": name, "message": message, "numbers": _numbers(numbers)})
+
+    def resume(self) -> Resume | None:
+        """The checkpoint to start from. It is handed out: no rank looks for one."""
+        return self._resume
+
+    def commit(
+        self, step: int, position: int, parts: Sequence[Part], seconds: float = 0.0, stall_seconds: float = 0.0
+    ) -> None:
+        """This rank's part of the checkpoint of `step` is stored. It exists once every rank has said so; see
+        `wait_committed`."""
+        objects = [asdict(part) for part in parts]
+        self._say(
+            {
+                "do": "part",
+                "step": step,
+                "position": position,
+                "objects": objects,
+                "seconds": seconds,
+                "stall_seconds": stall_seconds,
+            },
+            must=True,
+        )
+
+    def wait_committed(self, step: int, seconds: float) -> None:
+        """Until the checkpoint of `step` stands in the log. Raises NotCommitted after `seconds`."""
+        if self.alone:
+            return
+        with self._committed:
+            if not self._committed.wait_for(lambda: self._committed_step >= step, seconds):
+                raise NotCommitted(f"the checkpoint of step {step} was not committed within {seconds:.0f} s")
+
+    @property
+    def committed_step(self) -> int:
+        """The newest step known to be committed; -1: none."""
+        return self._committed_step
+
+    def rewind(self, span: Span, reason: str) -> None:
+        """Go back to the commit of step `span.first`; steps up to `span.last` are thrown away. This generation ends."""
+        self._say({"do": "rewind", "to_step": span.first, "from_step": span.last, "reason": reason}, must=True)
+
+    def skip(self, span: Span, reason: str) -> None:
+        """Leave these positions out from the next generation on."""
+        self._say({"do": "skip", "first": span.first, "last": span.last, "reason": reason}, must=True)
+
+    def should_stop(self) -> Stop | None:
+        """The order to park, if there is one. Ranks may learn of it at different steps: agree before acting on it."""
+        return self._stop
+
+    def park(self, step: int) -> NoReturn:
+        """The order was obeyed: stand still, holding nothing that others need, until the agent ends this process.
+        Alone, the process ends itself."""
+        if self.alone:
+            raise SystemExit(0)
+        self._say({"do": "phase", "name": "parked", "step": step}, must=True)
+        _wait_for_the_end()
+
+    # ---- failing ---------------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Report how it went. A collective error parks: the agent is told by others what happened and ends this
+        process."""
+        if error is None or isinstance(error, SystemExit):
+            return self.close()
+        collective = is_collective_error(error)
+        storage = not collective and is_storage_error(error)
+        what = "collective error" if collective else "storage" if storage else "exception"
+        text = f"{type(error).__name__}: {error}"[:1500]
+        self._say({"do": "trouble", "what": what, "place": place_of(error), "message": text}, must=True)
+        if collective and not self.alone:
+            _wait_for_the_end()
+        if storage and not self.alone:
+            time.sleep(STORAGE_PAUSE_SECONDS)
+        return self.close()
+
+    def close(self) -> None:
+        """Everything said so far reaches the agent, or its end is noticed; at most 5 s."""
+        if self._line is None:
+            return
+        try:
+            self._outgoing.put(None, timeout=5.0)
+        except queue.Full:
+            return
+        self._threads[0].join(timeout=5.0)
+
+    # ---- the line --------------------------------------------------------------------------------------------------
+
+    def _say(self, document: dict[str, object], must: bool = False) -> None:
+        if self._line is None:
+            return
+        try:
+            self._outgoing.put(json.dumps(document).encode() + b"\n", block=must, timeout=60.0 if must else None)
+        except queue.Full:
+            self.dropped += 1
+
+    def _write(self) -> None:
+        assert self._line is not None
+        try:
+            while (data := self._outgoing.get()) is not None:
+                self._line.sendall(data)
+            self._closing = True
+            self._line.shutdown(socket.SHUT_WR)
+        except OSError:
+            os._exit(AGENT_GONE)
+
+    def _read(self) -> None:
+        assert self._line is not None
+        try:
+            with self._line.makefile("rb") as lines:
+                for data in lines:
+                    self._hear(json.loads(data))
+        except OSError:
+            pass
+        if not self._closing:
+            os._exit(AGENT_GONE)
+        self._line.close()
+
+    def _hear(self, document: dict[str, Any]) -> None:
+        stop = document.get("stop")
+        if stop is not None:
+            self._stop = Stop(str(stop["reason"]), time.monotonic() + float(stop["seconds"]))
+        step = document.get("committed")
+        if step is not None:
+            with self._committed:
+                self._committed_step = max(self._committed_step, int(step))
+                self._committed.notify_all()
+
+
+def connect(environment: dict[str, str] | None = None) -> Run:
+    """The run that this process is a trainer of. Raises OSError, TimeoutError when the agent does not answer."""
+    variables = os.environ if environment is None else environment
+    ranks = {
+        "rank": int(variables.get("RANK", "0")),
+        "local_rank": int(variables.get("LOCAL_RANK", "0")),
+        "world_size": int(variables.get("WORLD_SIZE", "1")),
+    }
+    path = variables.get(SOCKET_VARIABLE)
+    if not path:
+        return Run(None, {**ranks, "term": 0, "generation": 0, "nonce": "", "skips": [], "resume": None})
+    line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    hello = {"do": "hello", **ranks, "generation": int(variables.get("TESSERA_GENERATION", "0")), "pid": os.getpid()}
+    try:
+        line.settimeout(HELLO_SECONDS)
+        line.connect(path)
+        line.sendall(json.dumps(hello).encode() + b"\n")
+        welcome = json.loads(_first_line(line))
+    except BaseException:
+        line.close()
+        raise
+    line.settimeout(None)
+    return Run(line, {**ranks, **welcome})
+
+
+def _first_line(line: socket.socket) -> bytes:
+    """Byte by byte, so that nothing after it is taken from the reader's share; it is one line per process."""
+    data = bytearray()
+    while not data.endswith(b"\n"):
+        piece = line.recv(1 << 16, socket.MSG_PEEK)
+        if not piece or len(data) > MAX_LINE_BYTES:
+            raise ConnectionError("the agent closed the line: this generation is over")
+        end = piece.find(b"\n")
+        data += line.recv(end + 1 if end >= 0 else len(piece))
+    return bytes(data)
+
+
+def _numbers(numbers: dict[str, float]) -> dict[str, float]:
+    """What a report has room for."""
+    return {name[:MAX_NAME]: float(number) for name, number in list(numbers.items())[:MAX_NUMBERS]}
+
+
+def _resume(document: dict[str, Any] | None) -> Resume | None:
+    if document is None:
+        return None
+    parts = tuple(Part(item["name"], item["size"], item["sha256"]) for item in document["objects"])
+    return Resume(int(document["step"]), int(document["position"]), parts)
+
+
+def _wait_for_the_end() -> NoReturn:
+    """Until the agent kills this process, or is gone itself (then the reading thread ends it)."""
+    while True:
+        time.sleep(3600)
+
+
+@contextmanager
+def declared(run: Run, name: str, after: str, step: int = -1) -> Iterator[None]:
+    """A phase for the length of a block."""
+    run.phase(name, step)
+    yield
+    run.phase(after, step)

@@ -1,0 +1,78 @@
+"""`python -m tessera_trainer`: one trainer process of a run, started by torchrun under the node's agent.
+
+Reads top to bottom: connect, assemble, restore, train, evaluate, export. A failure is reported by the run's context
+and ends the process; a broken collective parks it until the agent ends it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import tessera_run
+from tessera_api.exit_codes import ExitCode
+from tessera_api.resolved_run import ResolvedRun, read_resolved_run
+from tessera_api.run_directory import RunDirectory
+from tessera_trainer.assembly import ACCELERATORS, assemble
+from tessera_trainer.digest import state_digest
+from tessera_trainer.export import TokenizerFile, export
+from tessera_trainer.held_out import HeldOut, evaluate
+from tessera_trainer.loop import Parts, train
+from tessera_trainer.parallel import join_world
+from tessera_trainer.shards import gather_rows
+
+COLLECTIVE_LIMIT_SECONDS = 1800.0
+"""The coordinator notices a lost peer long before; this bounds what it cannot see."""
+
+
+def main() -> int:
+    """The program."""
+    directory = RunDirectory(Path(os.environ["TESSERA_RUN_DIRECTORY"]))
+    resolved = read_resolved_run(directory.run_json)
+    with tessera_run.connect() as run:
+        world = join_world(
+            ACCELERATORS[resolved.device],
+            local_rank=run.local_rank,
+            threads=resolved.threads,
+            limit_s=COLLECTIVE_LIMIT_SECONDS,
+        )
+        parts = assemble(run, resolved, world, directory.root / "cache")
+        progress = parts.saver.restore(run.resume())
+        progress = train(run, parts, progress)
+        if parts.evidence.wanted:
+            parts.evidence.state(progress.step, state_digest(parts.optimiser.state(), world.group))
+        _conclude(run, resolved, parts, directory)
+    return ExitCode.DONE
+
+
+def _conclude(run: tessera_run.Run, resolved: ResolvedRun, parts: Parts, directory: RunDirectory) -> None:
+    """After the last commit: how good is it, and the model for others to use. Repeated as a whole if a node is lost
+    in it."""
+    run.phase("evaluation", parts.total_steps)
+    held_out = evaluate(parts.model, parts.data.datasets, parts.sequence_length, parts.world)
+    if run.rank == 0:
+        _note(run, held_out, parts.sequence_length)
+    run.phase("export", parts.total_steps)
+    weights = ((shard.name, gather_rows(shard, parts.world.group)) for shard in parts.optimiser.weights())
+    if run.rank == 0:
+        dataset = parts.data.datasets[0]
+        tokenizer = TokenizerFile(dataset.tokenizer(), dataset.manifest.tokenizer.end_of_text)
+        export(directory.export, parts.shape, weights, tokenizer)
+        run.note("Exported", str(directory.export.name))
+    else:
+        for _ in weights:
+            pass
+
+
+def _note(run: tessera_run.Run, held_out: HeldOut | None, sequence_length: int) -> None:
+    if held_out is None:
+        said = f"no dataset has {sequence_length + 1} held-out tokens; raise heldOut.share to have the model evaluated"
+        run.note("NotEvaluated", said)
+        return
+    numbers = {"loss": held_out.loss, "bits_per_byte": held_out.bits_per_byte, "tokens": float(held_out.tokens)}
+    run.note("HeldOut", f"{held_out.bits_per_byte:.4f} bits per byte on held-out documents", **numbers)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,227 @@
+"""`python -m tessera_trainer.agent`: one node of a run: torchrun's agent with the back-end `tessera`, its warm
+process and its trainers.
+
+Owns the node's processes. All of them die with this one: the warm process by its parent's death, the trainers by the
+warm process's, torchrun's thin clients by the end of their line. Exits with a code of `tessera_api.exit_codes`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import socket
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from pathlib import Path
+
+from tessera_api.exit_codes import ExitCode
+from tessera_api.log import Open
+from tessera_api.messages import Processes, Trouble, TroubleKind
+from tessera_api.resolved_run import ResolvedRun, read_resolved_run
+from tessera_api.run_directory import RunDirectory
+from tessera_run.run import SOCKET_VARIABLE
+from tessera_trainer.last_words import last_words
+from tessera_trainer.node_link import Identity, NodeLink
+from tessera_trainer.proof import ProofRequest, ProofResult, raise_open_files
+from tessera_trainer.trainer_lines import TrainerLines
+from tessera_trainer.warm_link import WarmProcess, children_of, kill_sessions_of_children
+
+logger = logging.getLogger("tessera_trainer.agent")
+
+PROOF_SECONDS = 20.0
+CLEAR_SECONDS = 1.0
+HEARD_SECONDS = 1.0
+"""How long what a trainer said before its end may take to be read."""
+READY_SECONDS = 60.0
+FACTS_SECONDS = 2.0
+"""How old a beat's list of processes may be while trainers and warm process are the same: each look costs CPU."""
+MAX_SOCKET_PATH = 90
+WARM_IMPORTS = ("torch", "torch.distributed", "tessera_trainer.imports")
+
+
+class RunningNode:
+    """The node that this process is: `rendezvous.Node`."""
+
+    def __init__(self, directory: RunDirectory, resolved: ResolvedRun, name: str, endpoints: str) -> None:
+        self._directory, self._resolved = directory, resolved
+        self._folder = _socket_folder(directory, name)
+        self._lines = TrainerLines(self._folder / "trainers")
+        self._warm = WarmProcess(self._folder, WARM_IMPORTS, directory.agent_log(name))
+        processes = resolved.run.spec.nodes.processes_per_node
+        identity = Identity(name, uuid.uuid4().hex[:12], _own_address(endpoints), processes)
+        addresses = tuple(_address(endpoint) for endpoint in endpoints.split(","))
+        self.link = NodeLink(identity, directory.key.read_bytes(), addresses, self._facts, self._lines.tell)
+        self._proven = False
+        self._fingerprint = ""
+        self._known: Processes | None = None
+        self._known_of: object = None
+        self._known_until = 0.0
+
+    @property
+    def folder(self) -> Path:
+        """Where this node's sockets lie."""
+        return self._folder
+
+    def warm_up(self) -> None:
+        """From the main thread: the warm process dies with the thread that started it."""
+        self._warm.start()
+
+    def go_online(self) -> None:
+        """Once everything is imported: an import holds the interpreter for seconds, and beats with it."""
+        self._lines.attach(self.link)
+        self.link.start()
+
+    def stop_workers(self) -> None:
+        """See `rendezvous.Node`."""
+        kill_sessions_of_children(os.getpid(), spare=self._warm.pid)
+        self._warm.kill()
+
+    def clear_workers(self) -> None:
+        """See `rendezvous.Node`."""
+        while stuck := self._warm.clear(CLEAR_SECONDS):
+            logger.warning("waiting for the kernel to let go of %s; not joining before", stuck)
+        self._warm.restart_if_dead()
+
+    def prove(self) -> str:
+        """See `rendezvous.Node`. Full before the first join, mounts and storage only before any other."""
+        self._warm.ready(READY_SECONDS)
+        request = ProofRequest(
+            device=self._resolved.device.value,
+            storage=self._resolved.storage,
+            run_directory=str(self._directory.root),
+            world_size=self._resolved.run.spec.nodes.max * self._resolved.run.spec.nodes.processes_per_node,
+            threads=self._resolved.threads,
+            light=self._proven,
+            devices=self._resolved.run.spec.nodes.processes_per_node,
+        )
+        result = self._warm.prove(request, PROOF_SECONDS)
+        if not result.ok:
+            self._unfit(result)
+        self._proven, self._fingerprint = True, result.fingerprint or self._fingerprint
+        return self._fingerprint
+
+    def _unfit(self, result: ProofResult) -> None:
+        logger.error("this node is unfit and does not join: %s", result.failures)
+        self.link.farewell(f"unfit: {result.failures}"[:1500])
+        self._warm.stop()
+        sys.stderr.flush()
+        os._exit(ExitCode.UNFIT)
+
+    def explain(self, generation: Open) -> None:
+        """See `rendezvous.Node`: from the logs of this node's ranks."""
+        number = generation.generation
+        if self._lines.troubled(number, HEARD_SECONDS):
+            return
+        logs = sorted(self._directory.rank_log(self.link.node_name, number, 0).parent.glob("rank-*.log"))
+        said = [(log, words) for log in logs if (words := last_words(log)) is not None]
+        if said:
+            log, words = next((one for one in said if one[1].place), said[0])
+            rank, place = int(log.stem.removeprefix("rank-")), words.place[-300:]
+            kind, message = TroubleKind.EXIT, words.message[:2000]
+            self.link.report(Trouble(generation=number, what=kind, rank=rank, place=place, message=message))
+
+    def prepare_workers(self, generation: Open) -> None:
+        """See `rendezvous.Node`: torchrun's workers inherit this process's environment."""
+        os.environ["TESSERA_GENERATION"] = str(generation.generation)
+        # The client puts its own rank in place of {rank}.
+        log = self._directory.rank_log(self.link.node_name, generation.generation, 0).with_name("rank-{rank}.log")
+        os.environ["TESSERA_RANK_LOG"] = str(log)
+
+    def environment(self) -> dict[str, str]:
+        """What all workers inherit, whatever the generation."""
+        return {
+            SOCKET_VARIABLE: str(self._lines.path),
+            "TESSERA_WARM_SOCKET": str(self._warm.socket_path),
+            "TESSERA_PYTHON": sys.executable,
+            "TESSERA_RUN_DIRECTORY": str(self._directory.root),
+            "TESSERA_NODE": self.link.node_name,
+            "OMP_NUM_THREADS": str(self._resolved.threads),
+            "TORCH_ELASTIC_WORKER_IDENTICAL": "1",
+        }
+
+    def _facts(self) -> Processes:
+        now, of = time.monotonic(), (self._warm.pid, self._lines.pids())
+        if self._known is None or of != self._known_of or now >= self._known_until:
+            self._known, self._known_of, self._known_until = self._look(), of, now + FACTS_SECONDS
+        return self._known
+
+    def _look(self) -> Processes:
+        own, warm = os.getpid(), self._warm.sessions()
+        clients = tuple(pid for pid in children_of(own) if pid != self._warm.pid)
+        sessions = dict.fromkeys((os.getsid(0), *warm, *clients))
+        return Processes(agent_pid=own, worker_pids=self._lines.pids(), sessions=tuple(sessions)[:200])
+
+
+def _socket_folder(directory: RunDirectory, name: str) -> Path:
+    """A private folder with a short path: a socket's may have 107 bytes."""
+    folder = directory.root / "sockets" / name
+    if len(str(folder)) > MAX_SOCKET_PATH:
+        return Path(tempfile.mkdtemp(prefix=f"tessera-{name}-"))
+    folder.mkdir(parents=True, mode=0o700, exist_ok=True)
+    folder.chmod(0o700)
+    return folder
+
+
+def _address(endpoint: str) -> tuple[str, int]:
+    host, _, port = endpoint.strip().rpartition(":")
+    return host, int(port)
+
+
+def _own_address(endpoints: str) -> str:
+    """The address of this node that the coordinator's host would see: no packet is sent for it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(_address(endpoints.split(",", maxsplit=1)[0]))
+        return str(probe.getsockname()[0])
+
+
+def _torchrun_arguments(node: RunningNode, resolved: ResolvedRun, endpoints: str, program: list[str]) -> list[str]:
+    client = Path(__file__).with_name("warm_client.py")
+    return [
+        *("--rdzv-backend", "tessera", "--rdzv-endpoint", endpoints.split(",", maxsplit=1)[0]),
+        *("--rdzv-id", resolved.name),
+        *("--nnodes", "1:4096", "--nproc-per-node", str(resolved.run.spec.nodes.processes_per_node)),
+        # The coordinator decides when it is enough; survivors of a broken collective use restarts up.
+        *("--max-restarts", "1000000000", "--monitor-interval", "0.1", "--log-dir", str(node.folder / "torchrun")),
+        *("--no-python", sys.executable, "-I", "-S", str(client), *program),
+    ]
+
+
+def main() -> int:
+    """The program."""
+    parser = argparse.ArgumentParser(prog="python -m tessera_trainer.agent", description="One node of a run.")
+    parser.add_argument("--run-directory", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--node", required=True, metavar="NAME")
+    parser.add_argument("--coordinator", required=True, metavar="HOST:PORT[,HOST:PORT]")
+    parser.add_argument("--program", metavar="PATH", help="a training program instead of Tessera's own trainer")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    directory = RunDirectory(arguments.run_directory.absolute())
+    resolved = read_resolved_run(directory.run_json)
+    node = RunningNode(directory, resolved, arguments.node, arguments.coordinator)
+    os.environ.update(node.environment())
+    raise_open_files()
+    node.warm_up()
+    program = [arguments.program] if arguments.program else ["-m", "tessera_trainer"]
+    return _run(node, _torchrun_arguments(node, resolved, arguments.coordinator, program))
+
+
+def _run(node: RunningNode, torchrun_arguments: list[str]) -> int:
+    # Imported here: TORCH_ELASTIC_WORKER_IDENTICAL is read from the environment, and --help needs no torch.
+    from torch.distributed.run import main as torchrun
+
+    from tessera_trainer.rendezvous import use_node
+
+    assert threading.current_thread() is threading.main_thread()
+    use_node(node)
+    node.go_online()
+    torchrun(torchrun_arguments)
+    closed = node.link.closed
+    return closed.exit_code if closed is not None else ExitCode.DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

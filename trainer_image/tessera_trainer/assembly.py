@@ -1,0 +1,95 @@
+"""From run.json to the parts of a training. Nothing here computes; everything here is decided by the run's document
+alone."""
+
+from __future__ import annotations
+
+import os
+import time
+from decimal import Decimal
+from pathlib import Path
+
+import torch
+
+from tessera_api.resolved_run import Device, ResolvedRun
+from tessera_api.training_run import Compilation, Recomputation
+from tessera_api.training_run import Precision as AskedPrecision
+from tessera_api.training_run import Training as AskedTraining
+from tessera_run import Run
+from tessera_store import open_store
+from tessera_trainer.evidence import VARIABLE, Evidence
+from tessera_trainer.exact import ExactGradients
+from tessera_trainer.initialise import initialise
+from tessera_trainer.loop import Parts
+from tessera_trainer.meter import Meter
+from tessera_trainer.micro_batch import MicroBatch
+from tessera_trainer.model import Decoder
+from tessera_trainer.optimiser import AdamW, AdamWSettings
+from tessera_trainer.origin import load_origin
+from tessera_trainer.parallel import Accelerator, Precision, World, prepare
+from tessera_trainer.peak import Arithmetic, peak_of
+from tessera_trainer.saver import Saver
+from tessera_trainer.schedule import Schedule, ScheduleKind
+from tessera_trainer.shape import ModelShape
+from tessera_trainer.training_data import TrainingData
+from tessera_trainer.units import UnitPlan
+
+ACCELERATORS = {Device.CPU: Accelerator.CPU, Device.CUDA: Accelerator.CUDA}
+
+
+def assemble(run: Run, resolved: ResolvedRun, world: World, cache: Path) -> Parts:
+    """The parts, on this rank's device; weights are fresh, or the origin's, or about to be restored."""
+    spec, training = resolved.run.spec, resolved.run.spec.training
+    data = TrainingData(resolved, run.skips, cache)
+    shape = ModelShape.of(resolved.recipe, data.vocabulary, spec.data.sequence_length)
+    narrow = training.precision is AskedPrecision.BF16
+    with torch.device("meta"):
+        model = Decoder(shape)
+    precision = Precision.BFLOAT16 if narrow else Precision.FLOAT32
+    sharded = prepare(
+        model,
+        world,
+        precision,
+        compiled=training.compile is Compilation.BLOCKS,
+        checkpointed=training.activation_checkpointing is Recomputation.BLOCKS,
+    )
+    optimiser = AdamW(model, _settings(training), world.group)
+    store = open_store(resolved.storage)
+    if run.resume() is None:
+        initialise(model, training.seed)
+        load_origin(resolved, optimiser)
+    plan = UnitPlan(training.units, world.size)
+    gradients: ExactGradients[MicroBatch] = ExactGradients(sharded, plan, world.group, world.device)
+    peak = peak_of(world.device, Arithmetic.BF16 if narrow else Arithmetic.FP32)
+    return Parts(
+        world=world,
+        model=model,
+        data=data,
+        gradients=gradients,
+        optimiser=optimiser,
+        schedule=_schedule(training, spec.total_steps),
+        saver=Saver(run, optimiser, store, spec.checkpoint.every),
+        meter=Meter(shape, peak, world.size, started=time.monotonic()),
+        evidence=Evidence(os.environ.get(VARIABLE), run.generation, run.rank),
+        total_steps=spec.total_steps,
+        global_batch=training.global_batch,
+        sequence_length=spec.data.sequence_length,
+        shape=shape,
+    )
+
+
+def _settings(training: AskedTraining) -> AdamWSettings:
+    return AdamWSettings(weight_decay=float(training.weight_decay), max_norm=float(training.clip_norm))
+
+
+def _schedule(training: AskedTraining, total_steps: int) -> Schedule:
+    asked = training.schedule
+    kind = ScheduleKind(asked.kind.value)
+    decay = int(Decimal(total_steps) * asked.decay) if kind is ScheduleKind.WSD else 0
+    return Schedule(
+        kind=kind,
+        peak=str(training.learning_rate),
+        total_steps=total_steps,
+        warmup_steps=asked.warmup_steps,
+        decay_steps=min(decay, total_steps - asked.warmup_steps),
+        final_share=str(asked.minimum_share),
+    )

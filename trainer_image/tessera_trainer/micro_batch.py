@@ -1,0 +1,76 @@
+"""Micro-batch: rows of packed documents, laid out as the model reads them. Pure; depends on the rows' data alone.
+
+Rows are laid end to end into one stream of N = rows x length positions; a row's beginning is a document's beginning,
+so that attention sees documents only and never rows. A **document** here is a run of equal segment ids inside a row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+IGNORED = -100
+"""The target of a position that predicts nothing (the same number as in PyTorch's own losses)."""
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """One unit of work. All tensors lie on one device; N = rows x length.
+
+    `offsets` holds where each document begins and, last, N. It is padded at its end with N (documents of no
+    length) to a power of two plus one: a compiled block is then specialised to a few sizes, not to each count.
+    """
+
+    inputs: Tensor  # int64 [N], tokens
+    targets: Tensor  # int64 [N], the next token of the same document, or IGNORED
+    positions: Tensor  # int64 [N], 0 at each document's first token
+    offsets: Tensor  # int32 [2^k + 1], non-decreasing, from 0 to N
+    row_length: int  # no document is longer
+    token_count: int  # targets that count
+    attention_pairs: int  # (query, key) pairs under the causal document mask: sum of L (L + 1) / 2
+
+    def to(self, device: torch.device) -> MicroBatch:
+        """The same micro-batch on another device."""
+        return replace(
+            self,
+            inputs=self.inputs.to(device, non_blocking=True),
+            targets=self.targets.to(device, non_blocking=True),
+            positions=self.positions.to(device, non_blocking=True),
+            offsets=self.offsets.to(device, non_blocking=True),
+        )
+
+
+def pack(tokens: Tensor, documents: Tensor) -> MicroBatch:
+    """Lay out `tokens` [rows, T + 1] with their segment ids `documents` [rows, T + 1] (integers, on the CPU).
+
+    A position predicts the token after it if both are of one document: a document's last token (its end-of-document
+    token) is predicted and predicts nothing. Raises ValueError where the two do not have one two-dimensional shape.
+    """
+    if tokens.shape != documents.shape or tokens.dim() != 2 or tokens.shape[1] < 2:
+        raise ValueError(f"tokens {list(tokens.shape)} and documents {list(documents.shape)} must be one [rows, T + 1]")
+    rows, length = tokens.shape[0], tokens.shape[1] - 1
+    same = documents[:, 1:] == documents[:, :-1]
+    targets = torch.where(same, tokens[:, 1:].long(), IGNORED)
+    first = torch.ones(rows, length, dtype=torch.bool)
+    first[:, 1:] = ~same[:, :-1]
+    starts = first.reshape(-1).nonzero().squeeze(1)
+    lengths = torch.diff(starts, append=torch.tensor([rows * length]))
+    positions = torch.arange(rows * length) - torch.repeat_interleave(starts, lengths)
+    return MicroBatch(
+        inputs=tokens[:, :-1].long().reshape(-1),
+        targets=targets.reshape(-1),
+        positions=positions,
+        offsets=_padded(starts, rows * length),
+        row_length=length,
+        token_count=int(same.sum()),
+        attention_pairs=int((lengths * (lengths + 1) // 2).sum()),
+    )
+
+
+def _padded(starts: Tensor, end: int) -> Tensor:
+    size = 1 << (starts.numel() - 1).bit_length()
+    offsets = torch.full((size + 1,), end, dtype=torch.int32)
+    offsets[: starts.numel()] = starts
+    return offsets

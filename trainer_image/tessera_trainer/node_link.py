@@ -1,0 +1,398 @@
+"""The agent's stream to the coordinator, on an event loop of its own thread.
+
+Owns what this node holds (generation, offer, reports not yet safe) and tells it anew on every stream, so that either
+end may vanish and return at any time. The agent's main thread asks through the plain methods; none of them blocks but
+those that say so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+
+from tessera_api.exit_codes import ExitCode
+from tessera_api.log import Open
+from tessera_api.messages import (
+    BEAT_SECONDS,
+    Ack,
+    Assign,
+    Closed,
+    Committed,
+    Finished,
+    FromCoordinator,
+    Hello,
+    Holding,
+    Join,
+    Leave,
+    Phase,
+    Processes,
+    Report,
+    Restart,
+    Role,
+    StatusAnswer,
+    StepRecord,
+    StopOrder,
+    Verdict,
+    VerdictWord,
+    Welcome,
+    understood,
+)
+from tessera_api.record import Record
+from tessera_api.stream import MessageStream, StreamClosed
+from tessera_api.wire import Side
+from tessera_trainer.outbox import Outbox
+from tessera_trainer.progress import Progress
+
+logger = logging.getLogger(__name__)
+
+CONNECT_SECONDS = 2.0
+SILENCE_SECONDS = 4.0
+"""A coordinator answers each beat; one that does not for so long is looked for anew."""
+RETRY_SECONDS = 0.3
+STEP_FLUSH_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who this node is."""
+
+    node: str
+    incarnation: str
+    host: str
+    processes: int
+
+
+class RunClosed(Exception):
+    """The run is over or stopped; `exit_code` is what the agent is to exit with."""
+
+    def __init__(self, reason: str, exit_code: int) -> None:
+        super().__init__(reason)
+        self.exit_code = exit_code
+
+
+class NodeLink:
+    """See the module. `facts` gives the node's processes, `to_trainers` hands a document to every trainer of this
+    node."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        key: bytes,
+        endpoints: tuple[tuple[str, int], ...],
+        facts: Callable[[], Processes],
+        to_trainers: Callable[[dict[str, object]], None],
+    ) -> None:
+        self._identity, self._key, self._endpoints = identity, key, endpoints
+        self._facts, self._to_trainers = facts, to_trainers
+        self.loop = asyncio.new_event_loop()
+        self._stream: MessageStream | None = None
+        self._outbox = Outbox()
+        self._term = 0
+        self._open: Open | None = None
+        self._digest = ""
+        self._left: Holding | None = None
+        self._join: Join | None = None
+        self._offers = 0
+        self._stop: tuple[StopOrder, float] | None = None
+        self._progress = Progress()
+        self._collective_error = self._finished = False
+        self._restart: str | None = None
+        self._closed: Closed | None = None
+        self._redo = self._go = False
+        self._change = threading.Condition()
+        self._thread = threading.Thread(target=self._run_loop, daemon=True, name="tessera-link")
+
+    # ---- for the agent's main thread -------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to look for the coordinator, for ever."""
+        self._thread.start()
+
+    def next_generation(self, store_port: int, fingerprint: str) -> Open:
+        """Offer this node and wait, without limit, until it is given a generation. Raises RunClosed."""
+        self.loop.call_soon_threadsafe(self._offer, store_port, fingerprint)
+        with self._change:
+            self._change.wait_for(lambda: self._closed is not None or (self._join is None and self._open is not None))
+            return self._held_or_closed()
+
+    def _held_or_closed(self) -> Open:
+        if self._closed is not None:
+            raise RunClosed(self._closed.reason, self._closed.exit_code)
+        assert self._open is not None
+        return self._open
+
+    def leaving(self) -> None:
+        """The workers of the present generation are gone: it is no longer held. Returns once that is so."""
+        done = threading.Event()
+        self.loop.call_soon_threadsafe(self._leave_generation, done)
+        done.wait(5.0)
+
+    def restart_wanted(self) -> str | None:
+        """Why the workers must be stopped, if they must. Never blocks."""
+        if self._closed is not None:
+            return self._closed.reason
+        return self._restart
+
+    @property
+    def closed(self) -> Closed | None:
+        """How the run ended, once it has."""
+        return self._closed
+
+    def verdict(self) -> VerdictWord:
+        """Our workers are done: wait, without limit, until the coordinator has heard so of all nodes, or wants it
+        done again. Raises RunClosed where the run ended otherwise: nobody is there to do it again."""
+        assert self._open is not None
+        with self._change:
+            self._change.wait_for(
+                lambda: self._go or self._redo or self._restart is not None or self._closed is not None
+            )
+        if self._go or (self._closed is not None and self._closed.exit_code == ExitCode.DONE):
+            return VerdictWord.GO
+        if self._closed is not None:
+            raise RunClosed(self._closed.reason, self._closed.exit_code)
+        return VerdictWord.REDO
+
+    @property
+    def node_name(self) -> str:
+        """This node's name."""
+        return self._identity.node
+
+    def finished(self, generation: int) -> None:
+        """All trainers of this node ended with success."""
+        self.loop.call_soon_threadsafe(self._has_finished)
+        self.report(Finished(generation=generation))
+
+    def report(self, report: Report) -> None:
+        """Say something that must arrive. From any thread."""
+        self.loop.call_soon_threadsafe(self._report, report)
+
+    def farewell(self, reason: str, seconds: float = 1.0) -> None:
+        """Announce this node's end and give the words `seconds` to leave."""
+        done = asyncio.run_coroutine_threadsafe(self._say_farewell(reason), self.loop)
+        try:
+            done.result(seconds)
+        except (TimeoutError, StreamClosed):
+            logger.info("left without a word: no coordinator in reach")
+
+    # ---- for the trainers' lines (on the loop) ---------------------------------------------------------------------
+
+    @property
+    def open(self) -> Open | None:
+        """The generation that this node runs."""
+        return self._open
+
+    @property
+    def stop_order(self) -> tuple[StopOrder, float] | None:
+        """The order to park that is in force, and when it came (monotonic)."""
+        return self._stop
+
+    def stepped(self, record: StepRecord, report: bool) -> None:
+        """A trainer of this node completed a step; `report` it if it is rank 0's."""
+        self._progress.stepped(record.step, time.monotonic())
+        if report and self._outbox.step(record):
+            self.loop.call_later(STEP_FLUSH_SECONDS, self._flush)
+
+    def progressed(self, units: int) -> None:
+        """A trainer computed micro-batches."""
+        self._progress.progressed(units)
+
+    def phase_is(self, phase: Phase) -> None:
+        """Rank 0 of this node declared a phase."""
+        self._progress.phase = phase
+
+    def met_collective_error(self) -> None:
+        """A trainer of this node met one: a restarted coordinator will be told again."""
+        self._collective_error = True
+
+    # ---- on the loop -----------------------------------------------------------------------------------------------
+
+    def _run_loop(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        for work in (self._keep_connected, self._beat):
+            self.loop.create_task(self._keep_on(work))
+        self.loop.run_forever()
+
+    async def _keep_on(self, work: Callable[[], Coroutine[None, None, None]]) -> None:
+        """For ever: a bug costs one turn, since a node whose link has ended would be taken for lost."""
+        while True:
+            try:
+                await work()
+            except Exception:
+                logger.exception("the link stumbled")
+            await asyncio.sleep(RETRY_SECONDS)
+
+    def _offer(self, store_port: int, fingerprint: str) -> None:
+        self._offers += 1
+        join = Join(
+            sequence=self._offers,
+            store_port=store_port,
+            left=self._left,
+            fingerprint=fingerprint,
+            processes=self._facts(),
+        )
+        with self._change:
+            self._join, self._open, self._restart = join, None, None
+            self._change.notify_all()
+        self._send(join)
+
+    def _leave_generation(self, done: threading.Event) -> None:
+        self._flush()
+        self._left = self._holding() or self._left
+        with self._change:
+            self._open, self._restart, self._stop = None, None, None
+            self._redo = self._go = False
+        self._progress, self._collective_error, self._finished = Progress(), False, False
+        done.set()
+
+    def _has_finished(self) -> None:
+        self._finished = True
+
+    def _holding(self) -> Holding | None:
+        held = self._open
+        if held is None:
+            return None
+        return Holding(
+            term=held.term,
+            generation=held.generation,
+            digest=self._digest,
+            members=held.members,
+            store=held.store,
+            collective_error=self._collective_error,
+            finished=self._finished,
+        )
+
+    def _report(self, report: Report) -> None:
+        self._flush()
+        number, kept = self._outbox.add(report)
+        self._send(kept, number)
+
+    def _flush(self) -> None:
+        while self._open is not None and (steps := self._outbox.take_steps(self._open.generation)) is not None:
+            self._send(steps[1], steps[0])
+
+    async def _beat(self) -> None:
+        while True:
+            self._send_beat()
+            await asyncio.sleep(BEAT_SECONDS)
+
+    def _send_beat(self) -> None:
+        generation, digest = (self._open.generation, self._digest) if self._open else (0, "")
+        self._send(self._progress.beat(generation, digest, self._facts(), time.monotonic()))
+
+    def _send(self, message: Record, number: int = 0) -> None:
+        if self._stream is None:
+            return
+        held = self._open
+        try:
+            self._stream.send(message, self._term, held.generation if held else 0, number)
+        except StreamClosed as error:
+            logger.info("not sent: %s", error)
+
+    async def _say_farewell(self, reason: str) -> None:
+        self._report(Leave(reason=reason))
+        if self._stream is not None:
+            await self._stream.drain()
+
+    # ---- the stream ------------------------------------------------------------------------------------------------
+
+    async def _keep_connected(self) -> None:
+        """One stream after the other, for ever, the endpoints in turn."""
+        for host, port in itertools.cycle(self._endpoints):
+            try:
+                await self._converse(host, port)
+            except (StreamClosed, OSError, TimeoutError) as error:
+                logger.info("no coordinator at %s:%d: %s", host, port, error or type(error).__name__)
+            await asyncio.sleep(RETRY_SECONDS * random.uniform(0.5, 1.0))
+
+    async def _converse(self, host: str, port: int) -> None:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            reader, writer = await asyncio.open_connection(host, port)
+        stream = await MessageStream.begin(reader, writer, self._key, Side.CLIENT, CONNECT_SECONDS)
+        try:
+            await self._talk(stream)
+        finally:
+            self._stream = None
+            stream.close()
+
+    async def _talk(self, stream: MessageStream) -> None:
+        stream.send(self._hello())
+        welcome = understood((await stream.receive(CONNECT_SECONDS)).body)
+        if not isinstance(welcome, Welcome) or welcome.term < self._term:
+            raise StreamClosed(f"no welcome of term {self._term} or newer")
+        self._term, self._stream = welcome.term, stream
+        logger.info("coordinator of term %d", welcome.term)
+        self._send_beat()  # at once: a coordinator that heard nothing for a while must not take that for standstill
+        if self._join is not None:
+            self._send(self._join)
+        for number, report in self._outbox.unsafe():
+            self._send(report, number)
+        while True:
+            message = understood((await stream.receive(SILENCE_SECONDS)).body)
+            if message is not None:
+                self._heard(message)
+
+    def _hello(self) -> Hello:
+        return Hello(
+            role=Role.AGENT,
+            node=self._identity.node,
+            incarnation=self._identity.incarnation,
+            host=self._identity.host,
+            processes=self._identity.processes,
+            holding=self._holding(),
+            term_seen=self._term,
+        )
+
+    def _heard(self, message: FromCoordinator) -> None:  # noqa: C901 - one branch a message
+        match message:
+            case Ack(sequence=number):
+                self._outbox.acknowledged(number)
+            case Assign():
+                self._assigned(message)
+            case Restart(generation=generation, reason=reason):
+                if self._open is not None and self._open.generation == generation:
+                    self._wake(restart=reason)
+            case StopOrder(generation=generation, reason=reason, deadline_seconds=seconds):
+                if self._open is not None and self._open.generation == generation:
+                    self._stop = (message, time.monotonic())
+                    self._to_trainers({"stop": {"reason": reason, "seconds": seconds}})
+            case Committed(generation=generation, step=step):
+                self._outbox.committed(generation, step)
+                if self._open is not None and self._open.generation == generation:
+                    self._to_trainers({"committed": step})
+            case Verdict(generation=generation, say=say):
+                if self._open is not None and self._open.generation == generation:
+                    self._judged(say)
+            case Closed():
+                self._end(message)
+            case Welcome() | StatusAnswer():
+                logger.info("unexpected: %s", message.kind)
+
+    def _assigned(self, assign: Assign) -> None:
+        if self._join is None or assign.join != self._join.sequence:
+            return
+        self._outbox.generation_began(assign.open.generation)
+        self._digest = assign.open.short_hash()
+        with self._change:
+            self._open, self._join, self._stop = assign.open, None, None
+            self._change.notify_all()
+
+    def _wake(self, restart: str) -> None:
+        with self._change:
+            self._restart = self._restart or restart
+            self._change.notify_all()
+
+    def _judged(self, say: VerdictWord) -> None:
+        with self._change:
+            self._go, self._redo = say is VerdictWord.GO, say is VerdictWord.REDO
+            self._change.notify_all()
+
+    def _end(self, closed: Closed) -> None:
+        with self._change:
+            self._closed = closed
+            self._change.notify_all()

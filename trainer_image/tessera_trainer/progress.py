@@ -1,0 +1,35 @@
+"""How far the trainers of this node have come in the generation that it runs. Pure; owns what a beat says of it."""
+
+from __future__ import annotations
+
+from tessera_api.messages import Beat, Phase, Processes
+
+
+class Progress:
+    """Begins anew with each generation. Times are monotonic seconds."""
+
+    def __init__(self) -> None:
+        self._step, self._at = -1, 0.0
+        self._units = 0
+        self.phase = Phase.START
+
+    def stepped(self, step: int, now: float) -> None:
+        """A trainer completed a step; the first one to say so sets its time."""
+        if step > self._step:
+            self._step, self._at = step, now
+
+    def progressed(self, units: int) -> None:
+        """A trainer has computed so many micro-batches."""
+        self._units = max(self._units, units)
+
+    def beat(self, generation: int, digest: str, processes: Processes, now: float) -> Beat:
+        """The sign of life of this moment; generation 0: none."""
+        return Beat(
+            generation=generation,
+            digest=digest,
+            step=self._step,
+            step_age=now - self._at if self._step >= 0 else None,
+            units=self._units,
+            phase=self.phase,
+            processes=processes,
+        )

@@ -1,0 +1,92 @@
+"""The data part: which samples this rank's units are, as micro-batches. Position in, units out; no other state.
+
+Step s of the run consumes positions [s x globalBatch, (s + 1) x globalBatch) of the order; unit u of the step is the
+u-th run of `unit` positions. Which rank computes a unit is the plan's matter and changes no bit of it.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tessera_api.resolved_run import ResolvedRun
+from tessera_data.manifest import Split
+from tessera_data.order import Component, Order, SkipList
+from tessera_data.reader import Dataset, Reader
+from tessera_run import Span
+from tessera_trainer.micro_batch import MicroBatch, pack
+
+
+class DatasetMismatch(ValueError):
+    """The mixture's datasets do not fit together, or are not those that the run was started with."""
+
+
+@dataclass(frozen=True)
+class Units:
+    """The units of one rank in one step."""
+
+    batches: list[MicroBatch]
+    ids: list[list[tuple[int, int, int]]]
+    """(dataset, epoch, sample) of every row, unit after unit: what the rank consumed."""
+    seconds: float
+    """How long training waited for them."""
+
+
+class TrainingData:
+    """See the module."""
+
+    def __init__(self, resolved: ResolvedRun, skips: tuple[Span, ...], cache: Path) -> None:
+        spec = resolved.run.spec
+        self.datasets = [_open(resolved, entry.dataset, cache) for entry in spec.data.mix]
+        first = self.datasets[0].manifest.tokenizer
+        for entry, dataset in zip(spec.data.mix, self.datasets, strict=True):
+            if dataset.manifest.tokenizer != first:
+                raise DatasetMismatch(f"{entry.dataset} has another tokenizer than {spec.data.mix[0].dataset}")
+        streams = [dataset.stream(Split.TRAIN, spec.data.sequence_length) for dataset in self.datasets]
+        components = tuple(
+            Component(entry.dataset, stream.samples, Fraction(entry.weight))
+            for entry, stream in zip(spec.data.mix, streams, strict=True)
+        )
+        skip = SkipList()
+        for span in skips:
+            skip = skip.with_span(span.first, span.last)
+        self._reader = Reader(Order(spec.training.seed, components, skip), streams)
+        self._unit, self._batch = spec.training.unit, spec.training.global_batch
+
+    @property
+    def vocabulary(self) -> int:
+        """Tokens of the tokenizer."""
+        return self.datasets[0].manifest.tokenizer.vocabulary_size
+
+    def units(self, position: int, mine: range) -> Units:
+        """The units `mine` of the step that begins at `position`; the next step's are asked for ahead of need."""
+        began = time.perf_counter()
+        read = self._reader.read(self._positions(position, mine))
+        self._reader.expect(self._positions(position + self._batch, mine))
+        tokens = torch.from_numpy(read.batch.tokens).view(len(mine), self._unit, -1)
+        segments = torch.from_numpy(read.batch.segments()).view(len(mine), self._unit, -1)
+        batches = [pack(tokens[unit], segments[unit]) for unit in range(len(mine))]
+        located = read.located
+        flat = list(zip(located.dataset.tolist(), located.epoch.tolist(), located.sample.tolist(), strict=True))
+        ids = [flat[unit * self._unit : (unit + 1) * self._unit] for unit in range(len(mine))]
+        return Units(batches, ids, time.perf_counter() - began)
+
+    def _positions(self, position: int, mine: range) -> NDArray[np.int64]:
+        return np.arange(position + mine.start * self._unit, position + mine.stop * self._unit, dtype=np.int64)
+
+
+def _open(resolved: ResolvedRun, name: str, cache: Path) -> Dataset:
+    wanted = resolved.datasets[name]
+    dataset = Dataset.open(wanted.manifest, cache)
+    if dataset.manifest.fingerprint != wanted.fingerprint:
+        raise DatasetMismatch(
+            f"dataset {name} at {wanted.manifest} has fingerprint {dataset.manifest.fingerprint[:12]}, the run was"
+            f" started with {wanted.fingerprint[:12]}"
+        )
+    return dataset
