@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tessera_api.journal import EventName
 from tessera_api.messages import (
     Assign,
@@ -173,6 +175,33 @@ def test_the_first_one_heard_again_does_not_condemn_the_others() -> None:
     world.hello("n0")
     world.after(0.5)
     assert world.lost() == []
+
+
+@pytest.mark.parametrize("seconds", [2.0, 2.6, 3.2, 5.0])
+def test_nodes_that_are_heard_again_one_after_the_other_are_all_kept(seconds: float) -> None:
+    """What was sent meanwhile is sent again at other instants for each of them."""
+    world = running(spares=1)
+    for agent in world.agents.values():
+        agent.beats = False
+    world.after(seconds)
+    for name in ("n2", "s0", "n1", "n0"):
+        world.agents[name].beats = True
+        world.beat(name)
+        world.after(0.7)
+    assert (world.number(), world.lost()) == (1, [])
+
+
+def test_seconds_in_which_the_coordinator_slept_do_not_count_as_patience_of_the_first_generation() -> None:
+    world = World(count=3, least=2)
+    world.arrive("n0", "n1")
+    world.after(20)
+    world.reads = False
+    world.after(60)
+    world.reads = True
+    world.after(9.5)
+    assert world.number() == 0
+    world.after(1)
+    assert world.number() == 1
 
 
 def test_a_stream_that_closed_during_our_own_deafness_condemns_nobody_before_steps_are_heard_of() -> None:

@@ -174,6 +174,14 @@ def test_nobody_is_lost_by_silence_when_nobody_at_all_is_heard() -> None:
     assert lost_others(scene(world(3, 3), pace(4.0), (node(8, 3.5), node(9, 3.6))), LIMITS) == {}
 
 
+def test_of_nodes_that_fell_silent_for_one_cause_the_first_is_not_lost_before_the_last() -> None:
+    """Beats are not in step: a port that dropped all packets for 5 s cost a run its spare."""
+    members, spare = (node(0, 2.2), node(1, 2.5), node(2, 3.1)), node(9, 3.1)
+    silent = scene(list(members), pace(ago=3.1), (spare,))
+
+    assert (lost_members(silent, LIMITS), lost_others(silent, LIMITS)) == ({}, {})
+
+
 # ---- the pace ----------------------------------------------------------------------------------------------------
 
 

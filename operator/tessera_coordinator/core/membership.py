@@ -73,8 +73,7 @@ class Membership:
 
     def hello(self, hello: Hello, now: float) -> list[Effect]:
         """An agent opened a stream."""
-        if self.watch.heard(now):
-            self._restart_clocks(now)
+        self._restart_clocks(self.watch.heard(now), now)
         effects: list[Effect] = []
         node = self.roster.get(hello.node)
         if node is not None and node.incarnation != hello.incarnation:
@@ -114,8 +113,7 @@ class Membership:
         node = self.roster.get(name)
         if node is None:
             return []
-        if self.watch.heard(now):
-            self._restart_clocks(now)
+        self._restart_clocks(self.watch.heard(now), now)
         node.heard, node.facts, node.phase = now, beat.processes, beat.phase
         if beat.generation == 0:
             return []
@@ -261,16 +259,18 @@ class Membership:
     def tick(self, now: float) -> list[Effect]:
         """To be called at least every 0.25 s; a longer gap means that the coordinator was not awake."""
         if gap := self.watch.overslept(now):
-            self._restart_clocks(now)
+            self._restart_clocks(gap, now)
             message = f"the coordinator itself was not awake for {gap:.1f} s; silence is counted anew"
             return [self._event(EventName.SELF_DOUBT, message, numbers={"seconds": gap})]
         if self.state is State.CLOSED or self._ending:
             return []
         return self._look(now) + self._grow(now) + self._form(now) + self._overdue(now)
 
-    def _restart_clocks(self, now: float) -> None:
-        self._since = now
-        self.pace.restart_clock(now)
+    def _restart_clocks(self, gap: float, now: float) -> None:
+        """The coordinator was asleep or deaf for `gap` seconds, which count for nothing."""
+        if gap:
+            self._since = now if self.state is State.OPEN else min(now, self._since + gap)
+            self.pace.restart_clock(now)
 
     def _look(self, now: float) -> list[Effect]:
         """Is anybody lost?"""

@@ -24,6 +24,9 @@ class Limits:
     adopted_return_within: float = 2.0
     """After a restart of the coordinator agents need up to one retry to find it."""
     heard_recently: float = 1.5
+    """Only who was heard within this shows that the coordinator hears."""
+    deaf: float = 2.0
+    """Nobody at all was heard for this long: clocks start anew with the next word."""
     collective_alone: float = 2.0
     """A collective error with nobody lost and nobody rejoining ends the generation after this."""
     mass_share: float = 0.1
@@ -104,7 +107,7 @@ def lost_others(scene: Scene, limits: Limits) -> dict[str, str]:
     for node in scene.others:
         if node.closed is not None and (node.reaped or scene.now - node.closed >= node.return_within):
             lost[node.name] = "its process has ended" if node.reaped else "its stream closed and did not return"
-        elif node in quiet and not _everybody_silent(scene, limits):
+        elif node in quiet and _witnesses(scene, limits):
             lost[node.name] = f"no beat for {scene.now - node.heard:.1f} s"
     return lost
 
@@ -139,13 +142,15 @@ def _silent(node: Node, scene: Scene, limits: Limits) -> bool:
 
 def _presumed_ours(silent: list[Node], scene: Scene, limits: Limits) -> bool:
     """All members, or more than max(2, 10 %), silent since one and the same beat: then only a heard agent's word
-    counts, and after `mass_patience` that anybody is heard at all."""
+    counts, and after `mass_patience` that anybody is heard at all. Without anybody who is heard, never."""
+    witnesses = _witnesses(scene, limits)
+    if not witnesses:
+        return True
     many = len(silent) == len(scene.members) or len(silent) > max(2, limits.mass_share * len(scene.members))
     last = [node.heard for node in silent]
     if not many or max(last) - min(last) > limits.beat:
         return False
-    witnesses = [node for node in (*scene.members, *scene.others) if _heard(node, scene, limits)]
-    if witnesses and scene.now - max(last) >= limits.mass_patience:
+    if scene.now - max(last) >= limits.mass_patience:
         return False
     return not any(node.collective_error is not None or _stopped(node, scene) for node in witnesses)
 
@@ -157,5 +162,7 @@ def _stopped(node: Node, scene: Scene) -> bool:
     return inside and pause is not None and scene.pace.at is not None and scene.now - scene.pace.at > 2 * pause
 
 
-def _everybody_silent(scene: Scene, limits: Limits) -> bool:
-    return not any(scene.now - node.heard < limits.silence for node in (*scene.members, *scene.others))
+def _witnesses(scene: Scene, limits: Limits) -> list[Node]:
+    """Who shows that the coordinator hears. Beats are not in step: of nodes that are silent for one common cause, the
+    last has been silent for up to one beat less than the first."""
+    return [node for node in (*scene.members, *scene.others) if _heard(node, scene, limits)]

@@ -38,12 +38,15 @@ class Watch:
         self._roster.restart_clocks(now)
         return gap
 
-    def heard(self, now: float) -> bool:
-        """Somebody is heard; True after everybody was silent: the fault was ours, so clocks start anew."""
-        was_doubting, self._doubting = self._doubting, False
-        if was_doubting:
-            self._roster.restart_clocks(now)
-        return was_doubting
+    def heard(self, now: float) -> float:
+        """Somebody is heard. For how many seconds nobody was, if they are too many: the fault was ours, and as the
+        others' words may still be on their way, no silence counts."""
+        self._doubting = False
+        gap = now - max((node.heard for node in self._roster.all()), default=now)
+        if gap < self._limits.deaf:
+            return 0.0
+        self._roster.restart_clocks(now)
+        return gap
 
     def doubts(self, now: float) -> list[Effect]:
         """Whether everybody has just fallen silent at once."""
