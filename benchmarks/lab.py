@@ -93,7 +93,14 @@ class Lab:
         run = TrainingRun.model_validate(self._document)
         recipe = run.spec.model.recipe
         assert recipe is not None
-        unknown = ResolvedDataset(manifest="file:///none", sha256="0" * 64, fingerprint="none")
+        unknown = ResolvedDataset(
+            manifest="file:///none",
+            sha256="0" * 64,
+            fingerprint="none",
+            tokenizer_sha256="0" * 64,
+            vocabulary=1,
+            tokens=1,
+        )
         resolved = ResolvedRun(
             start=self._start,
             started=time.time(),

@@ -34,7 +34,7 @@ def dataset(folder: Path, vocabulary: int = 8192) -> ResolvedDataset:
     command = [sys.executable, "-m", "tessera_data", "build", str(spec), "--work", str(folder / f"work-{vocabulary}")]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=BUILD_SECONDS)
     said = json.loads(done.stdout.splitlines()[-1])
-    return ResolvedDataset(**{key: said[key] for key in ("manifest", "sha256", "fingerprint")})
+    return ResolvedDataset(**{key: said[key] for key in ResolvedDataset.model_fields})
 
 
 def _build(output: Path, vocabulary: int) -> dict[str, Any]:

@@ -36,6 +36,12 @@ class ResolvedDataset(Record):
     """Of the manifest's bytes."""
     fingerprint: Annotated[str, Field(max_length=128)]
     """Of everything that decided the dataset's bytes."""
+    tokenizer_sha256: Sha256
+    """Of the tokenizer.json that its tokens were made with."""
+    vocabulary: Count
+    """Tokens that the tokenizer knows."""
+    tokens: Count
+    """For training, held-out documents not counted."""
 
 
 class ResolvedOrigin(Record):

@@ -39,6 +39,9 @@ class Built(Record):
 
     manifest: str
     fingerprint: str
+    tokenizer_sha256: str
+    vocabulary: int
+    tokens: int
 
 
 def build(spec: DatasetBuild, place: Workplace, programs: Programs, say: Callable[[str], None]) -> ResolvedDataset:
@@ -54,6 +57,9 @@ def build(spec: DatasetBuild, place: Workplace, programs: Programs, say: Callabl
             manifest=built.manifest,
             sha256=hashlib.sha256(read_object(built.manifest)).hexdigest(),
             fingerprint=built.fingerprint,
+            tokenizer_sha256=built.tokenizer_sha256,
+            vocabulary=built.vocabulary,
+            tokens=built.tokens,
         )
         open_store(place.datasets.as_uri()).put(place.dataset_result(name).name, dataset.canonical() + b"\n")
     say(f"dataset {name}: {dataset.manifest}, fingerprint {dataset.fingerprint[:12]}")

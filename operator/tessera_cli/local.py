@@ -23,6 +23,7 @@ from tessera_api.run_directory import RunDirectory
 from tessera_api.training_run import TrainingRun
 from tessera_cli import datasets, directory_lock
 from tessera_cli.accelerators import cuda_devices
+from tessera_cli.data_fit import refuse_unfit_data
 from tessera_cli.laptop import Fitted, Machine, fit_build, fit_run
 from tessera_cli.programs import Programs
 from tessera_cli.progress import Progress
@@ -33,6 +34,7 @@ from tessera_cli.run_log_entries import read_end
 from tessera_cli.starting import (
     Asked,
     earlier_start,
+    known_run,
     refuse_changes,
     refuse_other_data,
     refuse_other_storage,
@@ -109,6 +111,7 @@ class _Local:
         except KeyboardInterrupt:
             self._say(f"stopped while the datasets were built; to go on: {self._wish.again}")
             return ExitCode.STOPPED
+        self._judge_data(todo)
         for run in todo:
             code = self._drive(run)
             if code is not ExitCode.DONE:
@@ -196,6 +199,25 @@ class _Local:
         if origin is not None and origin.run not in before:
             resolve_origin(run.asked, self._place)
 
+    def _judge_data(self, runs: Sequence[Asked]) -> None:
+        """Raises Refused with everything in which the datasets do not fit the runs, before the first one starts."""
+        refusals: list[str] = []
+        known: dict[str, ResolvedDataset] = {}
+        for run in runs:
+            model, found = run.asked.spec.model, self._datasets(run)
+            known[run.name] = found[run.asked.spec.data.mix[0].dataset]
+            try:
+                if (before := earlier_start(self._place.run(run.name))) is not None:
+                    refuse_other_data(before, found)
+                origin = model.from_.run if model.from_ else None
+                if origin is not None and origin not in known:
+                    known[origin] = next(iter(known_run(self._place.run(origin)).datasets.values()))
+                refuse_unfit_data(run.asked, found, known.get(origin) if origin else None)
+            except Refused as refused:
+                refusals.append(str(refused))
+        if refusals:
+            raise Refused("\n".join(refusals))
+
     def _show_overrides(self, fitted: Sequence[Fitted[DatasetBuild] | Fitted[TrainingRun]]) -> None:
         lines = [str(override) for one in fitted for override in one.overrides]
         if lines:
@@ -208,8 +230,7 @@ class _Local:
     def _drive(self, run: Asked) -> ExitCode:
         directory = self._place.run(run.name)
         with directory_lock.hold(directory.lock, f"run {run.name}"):
-            before = earlier_start(directory)
-            found = {entry.dataset: self._dataset(entry.dataset) for entry in run.asked.spec.data.mix}
+            before, found = earlier_start(directory), self._datasets(run)
             if before is not None:
                 refuse_other_data(before, found)
             resolved = write_start(run, self._place, found, before)
@@ -223,11 +244,11 @@ class _Local:
             self._say(f"to go on from the last checkpoint: {self._wish.again}")
         return outcome.code
 
-    def _dataset(self, name: str) -> ResolvedDataset:
-        found = datasets.find(name, self._place)
-        if found is None:
-            raise Refused(f"dataset {name} is gone from {self._place.datasets}: build it again")
-        return found
+    def _datasets(self, run: Asked) -> dict[str, ResolvedDataset]:
+        found = {entry.dataset: datasets.find(entry.dataset, self._place) for entry in run.asked.spec.data.mix}
+        if gone := [name for name, dataset in found.items() if dataset is None]:
+            raise Refused(f"dataset {', '.join(gone)} is gone from {self._place.datasets}: build it again")
+        return {name: dataset for name, dataset in found.items() if dataset is not None}
 
 
 async def _supervise(plan: Plan, out: TextIO) -> Outcome:

@@ -122,9 +122,9 @@ class Coordinator:
                 case GenerationOver():
                     self._over(effect)
                 case Complete():
-                    self._end("complete", f"all {self.terms.total_steps} steps are done", ExitCode.DONE)
+                    self._end(self._complete)
                 case Fail(message):
-                    self._end("failed", message, ExitCode.TROUBLE)
+                    self._fail(message)
                 case Close(reason, exit_code):
                     self.apply(self.membership.close(reason, exit_code))
                     self.accounts.closed(exit_code, reason)
@@ -209,13 +209,33 @@ class Coordinator:
         self.accounts.lost_work()
         self.checkpoints.over()
 
-    def _end(self, reason: Literal["complete", "failed"], message: str, exit_code: ExitCode) -> None:
+    def _complete(self, history: History) -> tuple[Literal["complete", "failed"], str]:
+        """All trainers ended with success; whether the run has reached its end, the log says."""
+        step, total = history.newest.step if history.newest is not None else 0, self.terms.total_steps
+        if step >= total:
+            return "complete", f"all {total} steps are done"
+        told = f"all trainers ended without an error, but the newest commit is of step {step} of {total}"
+        return "failed", f"{told}: a program must commit its last step before it ends"
+
+    def _fail(self, message: str) -> None:
+        self._end(lambda _: ("failed", message))
+
+    def _end(self, judge: Callable[[History], tuple[Literal["complete", "failed"], str]]) -> None:
+        """Judged when its turn has come in the log: what was reported before stands there then."""
+
         def make(history: History) -> Ruled | None:
             if history.ended is not None:
                 return None
+            reason, message = judge(history)
             return End(term=self.term, reason=reason, message=message[:2000], time=time.time())
 
-        self.scribe.write(Job(make, lambda _: self.apply([Close(f"{reason}: {message}", exit_code)])))
+        def done(_: Ruled | None) -> None:
+            end = self.scribe.history.ended
+            if end is not None:
+                code = ExitCode.DONE if end.reason == "complete" else ExitCode.TROUBLE
+                self.apply([Close(f"{end.reason}: {end.message}", code)])
+
+        self.scribe.write(Job(make, done))
 
     # ---- reports ---------------------------------------------------------------------------------------------------
 

@@ -60,7 +60,14 @@ spec:
 
 
 LAPTOP = Machine(processors=8, cuda_devices=0)
-WORDS = ResolvedDataset(manifest="file:///datasets/words/manifest.json", sha256="a" * 64, fingerprint="b" * 64)
+WORDS = ResolvedDataset(
+    manifest="file:///datasets/words/manifest.json",
+    sha256="a" * 64,
+    fingerprint="b" * 64,
+    tokenizer_sha256="d" * 64,
+    vocabulary=300,
+    tokens=5000,
+)
 CLAIM = Claim(term=1, holder="test", time=1.0)
 WEIGHTS = StoredObject(name="checkpoints/20-1.1-n/rank-0", size=1, sha256="c" * 64)
 COMMIT = Commit(term=1, generation=1, step=20, position=120, objects=(WEIGHTS,), time=1.5)

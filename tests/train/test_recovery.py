@@ -23,6 +23,7 @@ PROGRAM = Path(__file__).parent / "programs" / "tiny_trainer.py"
 START_SECONDS = 240.0
 DETECTED_SECONDS = 5.0
 NEXT_STEP_SECONDS = 30.0
+TOKENS_OF_A_STEP = 8 * 64  # as the manifest's globalBatch and sequenceLength say
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -36,7 +37,9 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
     def begin(count: int = 3, spares: int = 1, least: int = 2, steps: int = 20, **environment: str) -> Lab:
         settings = {"TINY_STEPS": "1000000", "TINY_STEP_SECONDS": "0.1", **environment}
-        lab = Lab(tmp_path / "run", manifest("tiny", count=count, min=least), PROGRAM, settings)
+        document = manifest("tiny", count=count, min=least)
+        document["spec"]["training"]["tokens"] = int(settings["TINY_STEPS"]) * TOKENS_OF_A_STEP
+        lab = Lab(tmp_path / "run", document, PROGRAM, settings)
         labs.append(lab)
         lab.resolve()
         lab.coordinate()

@@ -154,7 +154,9 @@ def test_the_run_is_complete_when_all_have_finished(folder: Path) -> None:
             agent = await FakePeer.connect(place, "node-0")
             opening = await agent.join()
             agent.say(steps(opening, 10), 1)
-            agent.say(Finished(generation=1), 2)
+            agent.say(part(opening, 0, 10), 2)
+            await agent.hear(Committed)
+            agent.say(Finished(generation=1), 3)
             verdict = await agent.hear(Verdict)
             agent.stream.close()
             return verdict
@@ -163,6 +165,25 @@ def test_the_run_is_complete_when_all_have_finished(folder: Path) -> None:
         assert place.ended() is ExitCode.DONE
         end = place.entry(End)
         assert (end.reason, json.loads(place.directory.status.read_text())["phase"]) == ("complete", "Succeeded")
+
+
+def test_a_run_whose_trainers_end_before_the_last_step_is_committed_has_failed(folder: Path) -> None:
+    """`sys.exit(0)` in a program is no complete run."""
+    with LiveCoordinator(folder) as place:
+
+        async def story() -> Closed:
+            agent = await FakePeer.connect(place, "node-0")
+            opening = await agent.join()
+            agent.say(part(opening, 0, 9), 1)
+            agent.say(Finished(generation=1), 2)
+            closed = await agent.hear(Closed)
+            agent.stream.close()
+            return closed
+
+        assert tell(story()).exit_code == ExitCode.TROUBLE
+        assert place.ended() is ExitCode.TROUBLE
+        end = place.entry(End)
+        assert (end.reason, "the newest commit is of step 9 of 10" in end.message) == ("failed", True)
 
 
 def test_a_controller_is_answered_with_the_status_and_who_is_counted(folder: Path) -> None:

@@ -1,0 +1,58 @@
+"""Whether a run can be trained on its datasets: judged for every run before the first one starts.
+
+Owns what the trainers would otherwise find out on their own, each for itself: one tokenizer for the whole mixture and
+for the run that the weights come from, and at least one sample in every dataset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from tessera_api.resolved_run import ResolvedDataset
+from tessera_api.training_run import TrainingRun
+from tessera_cli.refusal import Refused
+
+Datasets = Mapping[str, ResolvedDataset]
+
+
+def refuse_unfit_data(run: TrainingRun, datasets: Datasets, origin: ResolvedDataset | None) -> None:
+    """Raises Refused with everything that does not fit. `origin`: any dataset of the run that this one starts from."""
+    problems = [*_too_short(run, datasets), *_other_tokenizers(run, datasets), *_other_origin(run, datasets, origin)]
+    if problems:
+        raise Refused("\n".join([f"run {run.metadata.name} cannot be trained on its datasets:", *problems]))
+
+
+def _too_short(run: TrainingRun, datasets: Datasets) -> Iterator[str]:
+    needed = run.spec.data.sequence_length + 1
+    for place, entry in enumerate(run.spec.data.mix):
+        tokens = datasets[entry.dataset].tokens
+        if tokens < needed:
+            yield (
+                f"  spec.data.mix[{place}].dataset: {entry.dataset} has {tokens} training tokens, a sample of"
+                f" sequenceLength {needed - 1} needs {needed}: give it more documents, or lower"
+                " spec.data.sequenceLength"
+            )
+
+
+def _other_tokenizers(run: TrainingRun, datasets: Datasets) -> Iterator[str]:
+    first, *others = run.spec.data.mix
+    wanted = datasets[first.dataset].tokenizer_sha256
+    for place, entry in enumerate(others, 1):
+        found = datasets[entry.dataset].tokenizer_sha256
+        if found != wanted:
+            yield (
+                f"  spec.data.mix[{place}].dataset: {entry.dataset} was built with tokenizer {found[:12]},"
+                f" {first.dataset} with {wanted[:12]}: build it with the other's tokenizer.json"
+                " (spec.tokenizer.uri and sha256)"
+            )
+
+
+def _other_origin(run: TrainingRun, datasets: Datasets, origin: ResolvedDataset | None) -> Iterator[str]:
+    first = run.spec.data.mix[0].dataset
+    found = datasets[first].tokenizer_sha256
+    if origin is not None and run.spec.model.from_ is not None and origin.tokenizer_sha256 != found:
+        yield (
+            f"  spec.model.from.run: {run.spec.model.from_.run} was trained with tokenizer"
+            f" {origin.tokenizer_sha256[:12]}, {first} was built with {found[:12]}: build {first} with that run's"
+            " tokenizer.json (spec.tokenizer.uri and sha256)"
+        )
