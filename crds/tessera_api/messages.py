@@ -127,7 +127,7 @@ class StepRecord(Record):
     """Trained on since the run began, this step included."""
     loss: float
     time: float
-    """Unix seconds when the step was completed."""
+    """Unix seconds when the step was completed, by the node's own clock."""
     numbers: Numbers = {}
     """grad_norm, lr, tokens_per_second, mfu, seconds, ..."""
 
@@ -138,6 +138,9 @@ class Steps(Record):
     kind: Literal["steps"] = "steps"
     generation: Annotated[int, Field(ge=1)]
     records: Annotated[tuple[StepRecord, ...], Field(max_length=1000)]
+    sent: float = 0.0
+    """Unix seconds when this was sent, by the same clock: it alone tells a coordinator on another host how old each
+    record is."""
 
 
 class TroubleKind(StrEnum):

@@ -268,23 +268,24 @@ class Coordinator:
         generation = self.membership.generation
         if generation is None or generation.generation != steps.generation:
             return
+        now, date = time.monotonic(), time.time()
         for record in steps.records:
-            line = self._step_line(record, generation)
+            age = max(0.0, steps.sent - record.time)
+            line = self._step_line(record, generation, date - age)
             if not self.accounts.is_new(line):
                 continue
             self._record(line)
             self.accounts.step(line)
-            now = time.monotonic()
-            at = now - max(0.0, time.time() - record.time)
-            self.apply(self.membership.stepped(steps.generation, record.step, at, now))
+            self.apply(self.membership.stepped(steps.generation, record.step, now - age, now))
 
-    def _step_line(self, record: StepRecord, generation: Open) -> StepLine:
+    def _step_line(self, record: StepRecord, generation: Open, date: float) -> StepLine:
+        """`date`: when the step was completed, by the coordinator's clock; hosts differ in theirs."""
         named = {"grad_norm", "lr", "tokens_per_second", "mfu", "seconds", "data_seconds"}
         known = {name: value for name, value in record.numbers.items() if name in named}
         return StepLine.model_validate(
             {
                 **known,
-                "time": record.time,
+                "time": date,
                 "step": record.step,
                 "tokens": record.tokens,
                 "loss": record.loss,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,28 @@ def test_steps_become_lines_once_each_and_late_ones_of_an_older_generation_none(
             (2, 1, 1),
             (3, 1, 1),
         ]
+
+
+@pytest.mark.parametrize("their_clock", [-3600.0, 0.0, 3600.0])
+def test_a_step_is_as_old_as_its_node_says_whatever_the_nodes_clock_shows(folder: Path, their_clock: float) -> None:
+    with LiveCoordinator(folder) as place:
+
+        async def story() -> float:
+            agent = await FakePeer.connect(place, "node-0")
+            opening = await agent.join()
+            sent = time.time()
+            record = StepRecord(step=1, tokens=1, loss=2.0, time=sent + their_clock - 40.0)
+            agent.say(Steps(generation=opening.generation, records=(record,), sent=sent + their_clock), 1)
+            await agent.hear(Ack)
+            return sent
+
+        sent = tell(story())
+        [line] = place.metrics(1)
+        assert -40.0 <= line["time"] - sent < -35.0
+        assert place.coordinator is not None
+        at = place.coordinator.membership.pace.at
+        assert at is not None
+        assert 35.0 < time.monotonic() - at < 60.0
 
 
 def test_a_checkpoint_is_committed_with_its_last_part_and_then_acknowledged(folder: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tessera_api.messages import Finished, Leave, Note, Part, Report, StepRecord, Steps, Trouble, TroubleKind
-from tessera_trainer.outbox import MAX_KEPT, MAX_RECORDS, Outbox
+from tessera_trainer.outbox import MAX_KEPT, MAX_RECORDS, Outbox, as_sent
 
 
 def note(text: str, generation: int = 1) -> Note:
@@ -82,6 +82,13 @@ def test_steps_that_wait_share_messages_of_bounded_size() -> None:
 
     first = Steps(generation=3, records=tuple(record(step) for step in range(MAX_RECORDS)))
     assert taken == [(1, first), (2, Steps(generation=3, records=(record(MAX_RECORDS),))), None]
+
+
+def test_steps_say_when_they_are_sent_and_other_messages_stay_as_they_are() -> None:
+    steps = Steps(generation=3, records=(record(1),))
+
+    assert as_sent(steps, 7.5) == Steps(generation=3, records=(record(1),), sent=7.5)
+    assert as_sent(note("a"), 7.5) == note("a")
 
 
 def test_it_is_bounded_and_gives_up_steps_and_notes_first_and_parts_last() -> None:

@@ -46,7 +46,7 @@ from tessera_api.messages import (
 from tessera_api.record import Record
 from tessera_api.stream import MessageStream, StreamClosed
 from tessera_api.wire import Side
-from tessera_trainer.outbox import Outbox
+from tessera_trainer.outbox import Outbox, as_sent
 from tessera_trainer.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -290,7 +290,7 @@ class NodeLink:
             return
         held = self._open
         try:
-            self._stream.send(message, self._term, held.generation if held else 0, number)
+            self._stream.send(as_sent(message, time.time()), self._term, held.generation if held else 0, number)
         except StreamClosed as error:
             logger.info("not sent: %s", error)
 

@@ -6,10 +6,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tessera_api.messages import Leave, Note, Part, Report, StepRecord, Steps
+from tessera_api.record import Record
 
 MAX_KEPT = 20_000
 MAX_RECORDS = 200
 """Steps in one report: with all their numbers they fit into a frame."""
+
+
+def as_sent(message: Record, now: float) -> Record:
+    """The message as it is sent at `now` (Unix seconds), again or for the first time."""
+    return message.model_copy(update={"sent": now}) if isinstance(message, Steps) else message
 
 
 class Outbox:
