@@ -18,7 +18,6 @@ class EventName(StrEnum):
 
     COORDINATOR_STARTED = "CoordinatorStarted"
     NODE_SEEN = "NodeSeen"
-    NODE_JOINED = "NodeJoined"
     NODE_LOST = "NodeLost"
     NODE_LEFT = "NodeLeft"
     NODE_RETURNED = "NodeReturned"

@@ -25,7 +25,6 @@ _WINDOW = 50
 _WORDS: dict[EventName, str | None] = {
     EventName.COORDINATOR_STARTED: None,
     EventName.NODE_SEEN: None,
-    EventName.NODE_JOINED: None,
     EventName.NODE_LOST: "{node}lost: {message}",
     EventName.NODE_LEFT: "{node}left: {message}",
     EventName.NODE_RETURNED: None,
@@ -42,8 +41,8 @@ _WORDS: dict[EventName, str | None] = {
     EventName.PHASE: None,
     EventName.STOP_ORDERED: "stop ordered: {message}",
     EventName.SELF_DOUBT: "{message}",
-    EventName.STORAGE_TROUBLE: "storage trouble: {message}",
-    EventName.STORAGE_BACK: "storage is back",
+    EventName.STORAGE_TROUBLE: "{node}storage trouble: {message}",
+    EventName.STORAGE_BACK: "{node}storage is back: {message}",
     EventName.NOTE: "{node}{message}",
     EventName.ENDED: "the run has ended: {message}",
 }

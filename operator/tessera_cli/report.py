@@ -14,7 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from tessera_api.incident import Incident
-from tessera_api.journal import StepLine
+from tessera_api.journal import EventName, StepLine
 from tessera_cli import shown_numbers
 from tessera_cli.report_chart import MOST_POINTS, axis_of, chart
 from tessera_cli.run_history import CommittedStep, RunHistory
@@ -99,6 +99,16 @@ def _numbers(history: RunHistory) -> Iterator[tuple[str, str]]:
     yield "Steps lost", str(history.steps_lost)
     yield "Checkpoints", str(len(history.commits))
     yield "MFU (last step)", f"{last.mfu:.3f}" if last and last.mfu is not None else "-"
+    by_6nd = last.numbers.get("mfu_6nd") if last else None
+    yield "MFU by 6ND", f"{by_6nd:.3f}" if by_6nd is not None else "-"
+    yield "Peak for MFU", _last_note(history, "Peak") or "-"
+
+
+def _last_note(history: RunHistory, name: str) -> str | None:
+    """What a trainer last noted under that name."""
+    notes = [event.message for event in history.events if event.name is EventName.NOTE]
+    said = [note.removeprefix(f"{name}: ") for note in notes if note.startswith(f"{name}: ")]
+    return said[-1] if said else None
 
 
 def _caption(axis: TimeAxis) -> str:

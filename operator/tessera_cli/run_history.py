@@ -64,11 +64,6 @@ class RunHistory:
     events: tuple[Event, ...]
 
     @property
-    def final_loss(self) -> float | None:
-        """Of the last step."""
-        return self.steps[-1].loss if self.steps else None
-
-    @property
     def tokens_per_second(self) -> float | None:
         """Median over the steps."""
         rates = [line.tokens_per_second for line in self.steps if line.tokens_per_second and _finite(line)]

@@ -92,7 +92,7 @@ async def _serve(directory: RunDirectory, resolved: ResolvedRun, key: bytes, add
     files = LiveFiles(directory)
     accounts = Accounts(files, Incidents.resumed(files.incidents()), _ledger(store, directory), resolved.created)
     membership = Membership(_wanted(resolved, before), Limits(), time.monotonic())
-    scribe = Scribe(log, _say_trouble)
+    scribe = Scribe(log)
     coordinator = Coordinator(_terms(resolved), membership, scribe, journal, files, accounts)
     collector = Collector(store)
     coordinator.collect = _collect_with(collector)
@@ -128,13 +128,6 @@ def _ledger(store: Store, directory: RunDirectory) -> Ledger:
         if isinstance(record, LedgerLine):
             newest = record
     return Ledger(time.time(), dict(newest.seconds) if newest else None)
-
-
-def _say_trouble(message: str | None) -> None:
-    if message is None:
-        logger.warning("storage is back")
-    else:
-        logger.warning("storage is away, nothing opens or commits until it is back: %s", message)
 
 
 def _collect_with(collector: Collector) -> Callable[[History], None]:

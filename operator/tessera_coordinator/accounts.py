@@ -190,6 +190,8 @@ class Accounts:
     def _present(self, membership: Membership) -> RunPhase:
         if membership.generation is None:
             return RunPhase.PENDING
+        if membership.parking.stopping:
+            return RunPhase.STOPPING
         if membership.state is not State.OPEN or membership.pace.highest < 0:
             return RunPhase.RECOVERING if self._recovering else RunPhase.STARTING
         return RunPhase.RUNNING

@@ -57,6 +57,9 @@ from tessera_store import StoreError
 
 logger = logging.getLogger(__name__)
 
+_EVENTS_OF_TRAINERS = {name.value: name for name in (EventName.STORAGE_TROUBLE, EventName.STORAGE_BACK)}
+"""Notes of trainers that are events of their own."""
+
 
 @dataclass(frozen=True)
 class Terms:
@@ -88,6 +91,7 @@ class Coordinator:
         self.collect: Callable[[History], None] = lambda history: None
         """Asks for the deletion of what the log has given up."""
         self.ended = asyncio.Event()
+        scribe.on_trouble = self.storage
         outcomes = Outcomes(self._committed, self._retired)
         self.checkpoints = Checkpoints(scribe, terms.keep, lambda: self.term, outcomes)
         self.corrections = Corrections(scribe, lambda: self.term, self._corrected)
@@ -237,6 +241,12 @@ class Coordinator:
 
         self.scribe.write(Job(make, done))
 
+    def storage(self, trouble: str | None) -> None:
+        """The log could not be written; None: it can be again."""
+        if trouble is None:
+            return self._event(EventName.STORAGE_BACK, "the log is written again")
+        return self._event(EventName.STORAGE_TROUBLE, f"nothing opens or commits until it is back: {trouble}")
+
     # ---- reports ---------------------------------------------------------------------------------------------------
 
     def report(self, node: str, report: Report, acknowledge: Callable[[], None]) -> None:  # noqa: C901 - see `apply`
@@ -255,7 +265,10 @@ class Coordinator:
             case RewindRequest() | SkipRequest():
                 return self.corrections.ask(report, acknowledge)
             case Note(name=name, message=message, numbers=numbers, generation=generation):
-                self._event(EventName.NOTE, f"{name}: {message}", node, generation, dict(numbers))
+                own = _EVENTS_OF_TRAINERS.get(name)
+                self._event(
+                    own or EventName.NOTE, message if own else f"{name}: {message}", node, generation, dict(numbers)
+                )
             case Finished(generation=generation):
                 self.apply(self.membership.finished(node, generation, now))
             case Leave(reason=reason):

@@ -36,10 +36,10 @@ class Job:
 class Scribe:
     """Writes jobs one after the other. `run` raises Superseded when another coordinator leads."""
 
-    def __init__(self, log: RunLog, on_trouble: Callable[[str | None], None]) -> None:
+    def __init__(self, log: RunLog) -> None:
         self._log = log
         self._jobs: asyncio.Queue[Job] = asyncio.Queue()
-        self._on_trouble = on_trouble
+        self.on_trouble: Callable[[str | None], None] = lambda message: None
         """Called with a message when storage goes away, with None when it is back."""
         self._away = False
 
@@ -92,4 +92,4 @@ class Scribe:
         away = message is not None
         if away != self._away:
             self._away = away
-            self._on_trouble(message)
+            self.on_trouble(message)

@@ -124,7 +124,7 @@ class LiveCoordinator:
         accounts = Accounts(files, Incidents.resumed(files.incidents()), Ledger(now), now)
         wanted = Wanted(*self._wanted, first_generation=before.generation + 1)
         membership = Membership(wanted, Limits(), time.monotonic())
-        scribe = Scribe(log, lambda _: None)
+        scribe = Scribe(log)
         self.coordinator = Coordinator(Terms("tiny", 10, 3, 1), membership, scribe, journal, files, accounts)
         self.coordinator.begin(claim, self._adopt)
         try:

@@ -92,12 +92,12 @@ def test_a_directory_is_read_whole(tmp_path: Path) -> None:
     assert history.lost == (step(3),)
     assert history.commits == (CommittedStep(2, 2.5, 0.5, 0.1),)
     assert [(one.number, one.planned) for one in history.generations] == [(1, False), (2, True)]
-    assert (history.restarts, history.steps_lost, history.final_loss) == (1, 1, 1.0)
+    assert (history.restarts, history.steps_lost) == (1, 1)
 
 
 def test_a_run_that_has_only_begun_is_empty_not_wrong(tmp_path: Path) -> None:
     history = read_history(RunDirectory(tmp_path / "tiny"), resolved_run(tmp_path / "tiny"))
-    assert (history.steps, history.incidents, history.generations, history.final_loss) == ((), (), (), None)
+    assert (history.steps, history.incidents, history.generations) == ((), (), ())
 
 
 def test_a_torn_incident_is_passed_over(tmp_path: Path) -> None:

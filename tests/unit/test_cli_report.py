@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -114,6 +115,15 @@ def test_every_generation_is_a_band_and_every_incident_a_line_with_its_row() -> 
     assert '<tr id="incident-1">' in text
 
 
+def test_utilisation_is_said_by_both_counts_and_with_its_peak() -> None:
+    last = step(1, 1).model_copy(update={"mfu": 0.5, "numbers": {"mfu_6nd": 0.75}})
+    peak = "0.08 TFLOP/s a device: measured at start on cpu: best of 90 fp32 products of 512 x 512"
+    notes = tuple(Event(time=1.0, name=EventName.NOTE, message=f"Peak: {said}") for said in ("another", peak))
+    text = page(replace(history(steps=(last,)), events=notes))
+    shown = re.sub(r"<[^>]+>", " ", text)
+    assert re.search(r"MFU \(last step\)\s+0\.500\s+MFU by 6ND\s+0\.750\s+Peak for MFU\s+" + re.escape(peak), shown)
+
+
 def test_lost_steps_are_drawn_apart_from_those_that_count() -> None:
     chart = drawing(page(RECOVERED))
     loss = [one for one in with_class(chart, "loss") if one.tag in ("polyline", "circle")]
@@ -156,6 +166,8 @@ def test_the_numbers_and_the_checkpoints_stand_in_the_page() -> None:
         "Steps lost": "1",
         "Checkpoints": "2",
         "MFU (last step)": "-",
+        "MFU by 6ND": "-",
+        "Peak for MFU": "-",
     }
     assert "<td>4</td><td>24s</td><td>0.50 s</td><td>0.10 s</td>" in text
 

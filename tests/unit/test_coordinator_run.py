@@ -17,6 +17,7 @@ from tessera_api.messages import (
     Committed,
     Finished,
     Join,
+    Note,
     Phase,
     PhaseChange,
     Restart,
@@ -154,6 +155,8 @@ def test_a_stop_parks_commits_and_ends_with_stopped(folder: Path) -> None:
             controller = await FakePeer.connect(place, "cli", Role.CONTROLLER)
             controller.say(StopRun(reason="Ctrl-C", deadline_seconds=30))
             order = await agent.hear(StopOrder)
+            controller.say(StatusQuestion())
+            assert (await controller.hear(StatusAnswer)).status["phase"] == "Stopping"
             agent.say(part(opening, 0, 1), 2)
             agent.say(PhaseChange(generation=1, phase=Phase.PARKED, step=1), 3)
             closed = await agent.hear(Closed)
@@ -227,6 +230,26 @@ def test_a_controller_is_answered_with_the_status_and_who_is_counted(folder: Pat
         answer = tell(story())
         assert (answer.active, answer.spare, answer.closed) == (("node-0",), ("node-1",), None)
         assert (answer.status["phase"], answer.status["step"]) == ("Running", "4/10")
+
+
+def test_trouble_with_the_storage_is_an_event_whoever_meets_it(folder: Path) -> None:
+    with LiveCoordinator(folder) as place:
+
+        async def story() -> None:
+            agent = await FakePeer.connect(place, "node-0")
+            for number, name in enumerate(("StorageTrouble", "StorageBack"), 1):
+                agent.say(Note(name=name, message="the save of step 5", numbers={"seconds": 0.5}), number)
+                await agent.hear(Ack)
+
+        tell(story())
+        assert place.coordinator is not None
+        place.coordinator.scribe.on_trouble("no route")
+        place.coordinator.scribe.on_trouble(None)
+        for name in ("StorageTrouble", "StorageBack"):
+            said = [(event.get("node"), event["message"]) for event in place.events(name)]
+            assert said[0] == ("node-0", "the save of step 5")
+            assert said[1][0] is None
+        assert "no route" in place.events("StorageTrouble")[1]["message"]
 
 
 def test_a_restarted_coordinator_goes_on_with_the_generation_that_runs(folder: Path) -> None:

@@ -103,7 +103,8 @@ def carried_out(
     trouble: list[str | None] = []
 
     async def story() -> None:
-        scribe = Scribe(log, trouble.append)
+        scribe = Scribe(log)
+        scribe.on_trouble = trouble.append
         all_done = asyncio.Event()
 
         def done(entry: Ruled | None) -> None:
@@ -132,7 +133,7 @@ def test_a_coordinator_with_nothing_to_write_ends_itself_once_another_leads(
     monkeypatch.setattr(tessera_coordinator.scribe, "LOOK_SECONDS", 0.01)
 
     async def story() -> None:
-        running = asyncio.ensure_future(Scribe(log, lambda _: None).run())
+        running = asyncio.ensure_future(Scribe(log).run())
         RunLog(store).claim("another", 0.0)
         async with asyncio.timeout(LIMIT_S):
             await running

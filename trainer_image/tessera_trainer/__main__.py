@@ -38,6 +38,9 @@ def main() -> int:
             limit_s=COLLECTIVE_LIMIT_SECONDS,
         )
         parts = assemble(run, resolved, world, directory.root / "cache")
+        if run.rank == 0:
+            peak = parts.meter.peak
+            run.note("Peak", f"{peak.flops / 1e12:.3g} TFLOP/s a device: {peak.source}", flops=peak.flops)
         progress = parts.saver.restore(run.resume())
         progress = train(run, parts, progress)
         if parts.evidence.wanted:

@@ -45,6 +45,7 @@ class Meter:
     def __init__(self, shape: ModelShape, peak: Peak, devices: int, *, started: float, window: int = 20) -> None:
         """`peak` is one device's; `devices` is how many compute; `started` is when the first step begins, seconds."""
         self._shape = shape
+        self.peak = peak
         self._flops_per_second = peak.flops * devices
         self._marks: deque[_Mark] = deque([_Mark(started, StepWork(0, 0))], maxlen=window + 1)
 

@@ -20,8 +20,6 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.utils.checkpoint import checkpoint
 
-from tessera_trainer.fsdp_edges import fsdp_modules
-
 
 class Accelerator(Enum):
     """What a rank computes on."""
@@ -117,12 +115,6 @@ def prepare(model: nn.Module, world: World, precision: Precision, *, compiled: b
     if not isinstance(model, FSDPModule):
         raise TypeError("fully_shard did not make an FSDPModule of the model")
     return model
-
-
-def forget_gathered(model: FSDPModule) -> None:
-    """Drops the gathered copies of the weights: to be called after the shards were changed from outside."""
-    for module in fsdp_modules(model):
-        module.reshard()
 
 
 def _checkpointed(forward: Callable[..., Any]) -> Callable[..., Any]:

@@ -6,12 +6,11 @@ stored, summed or hashed by row follows from this arithmetic, so that no plan is
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 
@@ -51,11 +50,6 @@ def shard_of(name: str, parameter: Tensor, local: Tensor) -> Shard:
 def local_part(tensor: Tensor) -> Tensor:
     """This rank's part of a tensor, sharing its memory."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
-def weight_shards(model: nn.Module) -> Iterator[Shard]:
-    """The model's parameters in its own order; a tied one appears once, under its first name."""
-    return (shard_of(name, parameter, local_part(parameter)) for name, parameter in model.named_parameters())
 
 
 def gather_rows(shard: Shard, group: dist.ProcessGroup) -> Tensor:

@@ -51,7 +51,7 @@ class Membership:
         self._since = now
         """When the present state began."""
         self._endings = Endings()
-        self._parking = Parking()
+        self.parking = Parking()
         self._ending = False
         self.watch = Watch(self.roster, limits, now)
         self.closing: Close | None = None
@@ -62,7 +62,7 @@ class Membership:
         """A restarted coordinator goes on with the generation that stands open in the log, and with its newest
         commit."""
         self.generation, self.state, self._since = generation, State.OPEN, now
-        self._parking.generation_began(committed)
+        self.parking.generation_began(committed)
         for member in generation.members:
             node = self.roster.add(member.node, member.incarnation, None, now)
             node.processes, node.closed = member.processes, now
@@ -105,7 +105,7 @@ class Membership:
 
     def _orders(self, name: str, now: float) -> list[Effect]:
         """An order in force is told again on a new stream."""
-        order = self._parking.message(self.generation.generation, now) if self.generation else None
+        order = self.parking.message(self.generation.generation, now) if self.generation else None
         return [Send(name, order)] if order else []
 
     def beat(self, name: str, beat: Beat, now: float) -> list[Effect]:
@@ -123,7 +123,7 @@ class Membership:
         if beat.step >= 0:
             effects = self.stepped(beat.generation, beat.step, now - (beat.step_age or 0.0), now)
         if beat.phase is Phase.PARKED:
-            self._parking.parked(beat.step)
+            self.parking.parked(beat.step)
             effects += self._after_parking(now)
         return effects
 
@@ -175,22 +175,22 @@ class Membership:
         if not self._is_open(generation):
             return []
         if phase is Phase.PARKED:
-            self._parking.parked(step)
+            self.parking.parked(step)
         return [self._event(EventName.PHASE, f"{phase.value} at step {step}"), *self._after_parking(now)]
 
     def committed(self, generation: int, step: int, now: float) -> list[Effect]:
         """The log has a commit of this generation."""
         if self._is_open(generation):
-            self._parking.committed(step)
+            self.parking.committed(step)
         return self._after_parking(now)
 
     def _after_parking(self, now: float) -> list[Effect]:
         """Trainers that have parked never go on by themselves: their generation is over, whoever gave the order."""
-        order = self._parking.order
-        if not self._parking.obeyed() or self.state is not State.OPEN:
+        order = self.parking.order
+        if not self.parking.obeyed() or self.state is not State.OPEN:
             return []
         if order is not None and order.stops_run:
-            return [Close(f"stopped at step {self._parking.step}: {order.reason}", ExitCode.STOPPED)]
+            return [Close(f"stopped at step {self.parking.step}: {order.reason}", ExitCode.STOPPED)]
         return self._break("growth", (), now, planned=True) + self._form(now)
 
     def rewound(self, generation: int, why: str, now: float) -> list[Effect]:
@@ -246,9 +246,9 @@ class Membership:
 
     def stop_run(self, reason: str, deadline: float, now: float) -> list[Effect]:
         """Somebody with the right to it stops the run."""
-        if self.closing is not None or self._ending or self._parking.stopping:
+        if self.closing is not None or self._ending or self.parking.stopping:
             return []
-        self._parking.stop(reason, now + deadline)
+        self.parking.stop(reason, now + deadline)
         effects: list[Effect] = [self._event(EventName.STOP_ORDERED, f"{reason}; {deadline:.0f} s to commit")]
         if self.state is not State.OPEN:
             return [*effects, Close(f"stopped: {reason}", ExitCode.STOPPED)]
@@ -319,14 +319,14 @@ class Membership:
         if remedy is not None:
             self._ending = True
             return [*effects, Fail(remedy)]
-        if self._parking.order is not None and self._parking.stopping:
-            reason = f"stopped: {self._parking.order.reason}; the last commit stands"
+        if self.parking.order is not None and self.parking.stopping:
+            reason = f"stopped: {self.parking.order.reason}; the last commit stands"
             return [*effects, Close(reason, ExitCode.STOPPED)]
         return effects
 
     def _form(self, now: float) -> list[Effect]:
         """Open the next generation if it can be made."""
-        if self.state is not State.FORMING or self._parking.stopping or self._ending or self.closing is not None:
+        if self.state is not State.FORMING or self.parking.stopping or self._ending or self.closing is not None:
             return []
         if now - self._since < self._endings.pause_s:
             return []
@@ -343,11 +343,11 @@ class Membership:
         """The entry stands in the log: the generation is open."""
         self.generation, self.state, self._since = generation, State.OPEN, now
         self.pace = Pace()
-        self._parking.generation_began(generation.resume.step if generation.resume else -1)
+        self.parking.generation_began(generation.resume.step if generation.resume else -1)
         self._endings.begun(self.best_step)
         effects: list[Effect] = [self._event(EventName.GENERATION_OPENED, f"{', '.join(generation.names())}")]
         missing = tuple(m.node for m in generation.members if not stands(self.roster.get(m.node), m, generation))
-        if missing or self._parking.stopping:
+        if missing or self.parking.stopping:
             return effects + self._break("lost while the generation was opened", missing, now) + self._form(now)
         for node in self._members():
             if node is not None and node.join is not None:
@@ -363,21 +363,21 @@ class Membership:
         """A spare waits while the generation has too few: ask the trainers to park, after a cool-down."""
         if self.state is not State.OPEN or self.generation is None:
             return []
-        if self._parking.growing and self._parking.overdue(now):
-            self._parking.forget_growth()
+        if self.parking.growing and self.parking.overdue(now):
+            self.parking.forget_growth()
         cool = self.pace.first_at is not None and now - self.pace.first_at >= self.limits.grow_cooldown
         more = room(self.roster.all(), self.generation, self.wanted)
-        if not more or not cool or self._parking.order is not None:
+        if not more or not cool or self.parking.order is not None:
             return []
-        self._parking.grow(now + self.limits.grow_deadline)
+        self.parking.grow(now + self.limits.grow_deadline)
         effects: list[Effect] = [self._event(EventName.STOP_ORDERED, f"growth by {more}; all park and commit first")]
         for node in filter(None, self._members()):
             effects += self._orders(node.name, now)
         return effects
 
     def _overdue(self, now: float) -> list[Effect]:
-        order = self._parking.order
-        if order is None or not order.stops_run or self.closing is not None or not self._parking.overdue(now):
+        order = self.parking.order
+        if order is None or not order.stops_run or self.closing is not None or not self.parking.overdue(now):
             return []
         return [Close(f"stopped: {order.reason}; not committed in time, the last commit stands", ExitCode.STOPPED)]
 
