@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
@@ -166,6 +167,22 @@ def test_an_export_that_breaks_off_leaves_the_earlier_one_as_it_was(tmp_path: Pa
     assert (tmp_path / "export" / "model.safetensors").read_bytes() == before
     export(tmp_path / "export", model.shape, given, tokenizer)
     assert listing(tmp_path) == {"export"}
+
+
+def test_an_export_that_is_overtaken_while_it_is_paused_harms_nothing(tmp_path: Path, tokenizer: TokenizerFile) -> None:
+    """A node is stopped in its export, another takes its place, and the first one goes on afterwards."""
+    model = decoder()
+
+    def paused() -> Iterator[tuple[str, Tensor]]:
+        given = list(weights(model))
+        yield from given[:2]
+        export(tmp_path / "export", model.shape, weights(model), tokenizer)
+        yield from given[2:]
+
+    with pytest.raises((OSError, SafetensorError)):
+        export(tmp_path / "export", model.shape, paused(), tokenizer, limit_bytes=20_000)
+    assert listing(tmp_path) == {"export"}
+    assert listing(tmp_path / "export") == WHOLE_EXPORT
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,16 @@
 """Export: a folder that `transformers` loads: weights (safetensors), configuration, tokenizer.
 
 What must stay true: the folder is there whole or not at all (written beside its place, synced, renamed); no more is in
-memory than one file's tensors (`limit_bytes`), whatever the size of the model. One process writes one folder; what a
-killed export left behind is removed by the next. No pickle.
+memory than one file's tensors (`limit_bytes`), whatever the size of the model. No pickle. Two may write at once (an
+older generation's that was paused, and a newer one's): each has a folder of its own until it is whole, and the one that
+comes later takes away what it finds beside it, be it a killed export's or a paused one's.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -52,9 +54,11 @@ def export(
     `((name, parameter.full_tensor()) for ...)`, which all ranks must run through and one exports. Raises
     IncompleteWeights, and OSError where the disk refuses; the folder is then as it was.
     """
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for left in folder.parent.glob(f".{folder.name}.*"):
+        shutil.rmtree(left, ignore_errors=True)
+    partial = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    partial.mkdir()
     _write_weights(partial, shape, weights, dtype, limit_bytes)
     _write_json(partial / hugging_face.CONFIGURATION, hugging_face.configuration(shape, dtype, tokenizer.end_of_text))
     _write_json(partial / hugging_face.GENERATION, hugging_face.generation(tokenizer.end_of_text))
@@ -148,8 +152,7 @@ def _sync(path: Path) -> None:
 
 def _put_in_place(partial: Path, folder: Path) -> None:
     """Rename; an earlier export steps aside first (a folder cannot be replaced in one act) and is removed after."""
-    earlier = folder.with_name(f".{folder.name}.earlier")
-    shutil.rmtree(earlier, ignore_errors=True)
+    earlier = folder.with_name(f"{partial.name}.earlier")
     if folder.exists():
         folder.rename(earlier)
     partial.rename(folder)
