@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import random
+import subprocess
+import sys
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +23,7 @@ from tessera_data import documents
 from tessera_data.documents import Drop, owned_lines, parquet_row_groups, probe_fields, read_documents
 from tessera_data.refusal import Refused
 from tessera_data.sources import SourceFile, SourceFolder, Span, matcher
+from tests.unit.data_builds import environment
 
 
 def folder_of(uri: Path, **fields: object) -> SourceFolder:
@@ -187,3 +191,32 @@ def test_compressed_files_are_refused(tmp_path: Path) -> None:
 
     with pytest.raises(Refused, match=r"a\.jsonl\.gz is compressed; unpack it"):
         folder_of(tmp_path, format="jsonl").files()
+
+
+def test_memory_does_not_grow_with_the_row_groups_of_a_parquet_file(tmp_path: Path) -> None:
+    """One row group of 96 MiB, in pages of 1 MiB as is usual."""
+    rows = [random.Random(number).randbytes(24 << 10).hex() for number in range(2048)]
+    parquet.write_table(
+        pyarrow.table({"body": rows}),
+        tmp_path / "a.parquet",
+        compression="none",
+        use_dictionary=False,
+        write_batch_size=16,
+    )
+    code = (
+        "import resource, sys; from tessera_api.dataset_build import Source; "
+        "from tessera_data.documents import *; from tessera_data.sources import *; "
+        "folder = SourceFolder(Source.model_validate_json(sys.argv[1])); [info] = folder.files(); "
+        "file = SourceFile(info.name, info.size, ''); "
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; "
+        "before = (parquet_row_groups(folder, file), peak())[1]; "
+        "read = sum(len(text) for text in read_documents(folder, Span(file, 0, 1))); print(read, peak() - before)"
+    )
+    source = folder_of(tmp_path, format="parquet", textField="body").source.model_dump_json(by_alias=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, source], capture_output=True, text=True, timeout=110, env=environment()
+    )
+    assert done.stderr == ""
+    read, kilobytes = map(int, done.stdout.split())
+    assert read == 96 << 20
+    assert kilobytes < 64 << 10

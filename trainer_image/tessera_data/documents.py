@@ -15,7 +15,7 @@ from typing import Any, assert_never
 
 from tessera_api.dataset_build import SourceFormat
 from tessera_data.refusal import Refused
-from tessera_data.sources import SourceFile, SourceFolder, Span
+from tessera_data.sources import BUFFER_BYTES, SourceFile, SourceFolder, Span
 
 TEXT_VERSION = "newlines-1"
 
@@ -23,7 +23,9 @@ MOST_BYTES = 64 << 20
 """Of one document, as it is stored; the longer ones are dropped and counted. It bounds the memory of a build."""
 
 PROBE_BYTES = 1 << 20
-PARQUET_ROWS = 256
+BATCH_BYTES = 8 << 20
+MOST_ROWS = 256
+"""Of a Parquet file at a time, of all columns together about BATCH_BYTES."""
 
 
 class Drop(StrEnum):
@@ -130,17 +132,20 @@ def _normalised(text: str) -> str | Drop:
 
 
 def _rows(folder: SourceFolder, file: io.BufferedReader, span: Span) -> Iterator[bytes | None]:
-    """The text column of the span's row groups, as it is stored."""
+    """The text column of the span's row groups, as it is stored. In memory: a page of it, and rows of BATCH_BYTES."""
     import pyarrow
     from pyarrow import parquet
 
-    groups = list(range(span.start, span.stop))
     try:
-        for batch in parquet.ParquetFile(file).iter_batches(PARQUET_ROWS, groups, [folder.source.text_column]):
-            column = batch.column(0)
-            if pyarrow.types.is_dictionary(column.type):
-                column = column.dictionary_decode()
-            yield from column.cast(pyarrow.large_binary()).to_pylist()
+        opened = parquet.ParquetFile(file, buffer_size=BUFFER_BYTES)  # pages one by one, not a group's whole column
+        for group in range(span.start, span.stop):
+            facts = opened.metadata.row_group(group)
+            rows = BATCH_BYTES * facts.num_rows // max(1, facts.total_byte_size)
+            for batch in opened.iter_batches(min(MOST_ROWS, max(1, rows)), [group], [folder.source.text_column]):
+                column = batch.column(0)
+                if pyarrow.types.is_dictionary(column.type):
+                    column = column.dictionary_decode()
+                yield from column.cast(pyarrow.large_binary()).to_pylist()
     except (pyarrow.ArrowInvalid, OSError) as error:
         raise _broken(folder, span.file, error) from error
 
