@@ -67,6 +67,11 @@ def objects(output: Path) -> Mapping[str, bytes]:
     }
 
 
+PEAK = "int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"
+"""An expression for a program of its own: the most memory that it has had so far, KiB. (getrusage would count what the
+process that started it had.)"""
+
+
 def environment() -> dict[str, str]:
     """For a Python of its own that finds our packages."""
     paths = [path for path in sys.path if path.endswith(("crds", "trainer_image"))]

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.unit.data_builds import environment, manifest_of, objects, words, write_sources
+from tests.unit.data_builds import PEAK, environment, manifest_of, objects, words, write_sources
 
 DRIVER = """
 import json, os, sys
@@ -87,10 +87,10 @@ def peak_bytes(folder: Path, documents: int) -> int:
     (folder / "files" / "a.txt").write_text(text)
     (folder / "build.json").write_text(json.dumps(manifest_of(folder)))
     code = (
-        "import resource, sys; from pathlib import Path; from tessera_data.build import *; "
+        "import sys; from pathlib import Path; from tessera_data.build import *; "
         "from tessera_data.__main__ import _the_build; "
         "build_dataset(_the_build(Path(sys.argv[1])), Path(sys.argv[2]), lambda *_: None, Sizes(1 << 20, 1 << 20)); "
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        f"print({PEAK})"
     )
     command = [sys.executable, "-c", code, str(folder / "build.json"), str(folder / "work")]
     one_thread = {**environment(), "RAYON_NUM_THREADS": "1"}  # each encoding thread has an arena of its own

@@ -137,7 +137,8 @@ def _rows(folder: SourceFolder, file: io.BufferedReader, span: Span) -> Iterator
     from pyarrow import parquet
 
     try:
-        opened = parquet.ParquetFile(file, buffer_size=BUFFER_BYTES)  # pages one by one, not a group's whole column
+        # Pages one by one, not the whole column of a group.
+        opened = parquet.ParquetFile(file, buffer_size=BUFFER_BYTES, pre_buffer=False)
         for group in range(span.start, span.stop):
             facts = opened.metadata.row_group(group)
             rows = BATCH_BYTES * facts.num_rows // max(1, facts.total_byte_size)
