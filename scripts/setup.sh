@@ -24,10 +24,6 @@ install_packages() { # Debian packages by name; 1 when it can't
     apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" > /dev/null
 }
 
-require_packages() { # like install_packages, but nothing works without them
-    install_packages "$@" || fail "lacking: $*. As root: apt-get update && apt-get install -y $*"
-}
-
 fits() { # is $1 a Python that the project takes?
     "$1" - "$oldest" "$first_too_new" 2> /dev/null << 'PYTHON'
 import sys
@@ -44,16 +40,18 @@ find_python() {
     return 1
 }
 
-make_venv() {
-    local python version
+packages_of_python() { # Debian packages without which there is no .venv
+    local python
     if fits "$venv/bin/python"; then return; fi
-    if ! python=$(find_python); then
-        require_packages python3
-        python=$(find_python) || fail "no Python from $oldest up to, without, $first_too_new (tried python3, python3.11 ... python3.13)"
-    fi
-    version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-    "$python" -c 'import ensurepip, venv' 2> /dev/null || require_packages "python$version-venv"
-    say "making $venv with Python $version"
+    if ! python=$(find_python); then echo python3 python3-venv; return; fi
+    "$python" -c 'import ensurepip, venv' 2> /dev/null || echo "$("$python" -c 'import sys; print("python%d.%d" % sys.version_info[:2])')-venv"
+}
+
+make_venv() {
+    local python
+    if fits "$venv/bin/python"; then return; fi
+    python=$(find_python) || fail "no Python from $oldest up to, without, $first_too_new (tried python3, python3.11 ... python3.13)"
+    say "making $venv with $("$python" --version)"
     rm -rf "$venv"
     "$python" -m venv "$venv"
 }
@@ -97,20 +95,23 @@ go_fits() {
     [ "$(printf '%s\n' "$oldest_go" "${found#go}" | sort -V | head -n 1)" = "$oldest_go" ]
 }
 
-lacking_packages() { # Debian packages whose programs the tests use and that are not there
+packages_of_tests() { # Debian packages whose programs the tests use and that are not there
     local PATH="$PATH:/usr/sbin:/sbin"
     command -v g++ > /dev/null || echo g++              # torch.compile on a CPU
-    command -v ip > /dev/null || echo iproute2          # the network faults of the tests
-    command -v iptables > /dev/null || echo iptables
+    command -v iptables > /dev/null || echo iptables    # the network faults of the tests
     command -v openssl > /dev/null || echo openssl      # the API server's certificates
     command -v go > /dev/null || echo golang-go         # the API server itself
 }
 
-set_up_system() {
-    local lacking
-    mapfile -t lacking < <(lacking_packages)
+set_up_system() { # everything that lacks at once; as somebody else than root, it is named at once
+    local needed wanted
+    read -ra needed <<< "$(packages_of_python)"
+    mapfile -t wanted < <(packages_of_tests)
+    local lacking=("${needed[@]}" "${wanted[@]}")
     if [ "${#lacking[@]}" -gt 0 ] && ! install_packages "${lacking[@]}"; then
-        optional "lacking: ${lacking[*]}. As root: apt-get update && apt-get install -y ${lacking[*]}"
+        local remedy="lacking: ${lacking[*]}. As root: apt-get update && apt-get install -y ${lacking[*]}"
+        if [ "${#needed[@]}" -gt 0 ]; then fail "$remedy"; fi
+        optional "$remedy"
     fi
     go_fits || optional "no Go from $oldest_go up, which compiles the API server that the tests use"
 }
@@ -120,6 +121,7 @@ optional() { # without these the tests that need them are skipped
     say "$* (tests that need it are skipped)"
 }
 
+set_up_system
 make_venv
 if [ "$(cat "$stamp" 2> /dev/null)" != "$(fingerprint)" ]; then
     rm -f "$stamp"
@@ -127,4 +129,3 @@ if [ "$(cat "$stamp" 2> /dev/null)" != "$(fingerprint)" ]; then
     fingerprint > "$stamp"
     say "ready"
 fi
-set_up_system
