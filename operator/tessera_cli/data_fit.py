@@ -22,6 +22,19 @@ def refuse_unfit_data(run: TrainingRun, datasets: Datasets, origin: ResolvedData
         raise Refused("\n".join([f"run {run.metadata.name} cannot be trained on its datasets:", *problems]))
 
 
+def shown_samples(run: TrainingRun, datasets: Datasets) -> list[str]:
+    """What the run can read of each dataset; the tokens that fill no sample are said."""
+    length = run.spec.data.sequence_length
+    lines = []
+    for name in dict.fromkeys(entry.dataset for entry in run.spec.data.mix):
+        samples = (datasets[name].tokens - 1) // length
+        left = datasets[name].tokens - 1 - samples * length
+        lines.append(
+            f"dataset {name}: {samples} samples of {length} tokens an epoch, {left} tokens at its end fill none"
+        )
+    return lines
+
+
 def _too_short(run: TrainingRun, datasets: Datasets) -> Iterator[str]:
     needed = run.spec.data.sequence_length + 1
     for place, entry in enumerate(run.spec.data.mix):

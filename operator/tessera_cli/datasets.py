@@ -12,7 +12,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -42,6 +42,8 @@ class Built(Record):
     tokenizer_sha256: str
     vocabulary: int
     tokens: int
+    sources: dict[str, dict[str, int]] = {}
+    """Documents of each source: read, held out, for training, and dropped by cause."""
 
 
 def build(spec: DatasetBuild, place: Workplace, programs: Programs, say: Callable[[str], None]) -> ResolvedDataset:
@@ -63,7 +65,19 @@ def build(spec: DatasetBuild, place: Workplace, programs: Programs, say: Callabl
         )
         open_store(place.datasets.as_uri()).put(place.dataset_result(name).name, dataset.canonical() + b"\n")
     say(f"dataset {name}: {dataset.manifest}, fingerprint {dataset.fingerprint[:12]}")
+    for source, counts in built.sources.items():
+        say(f"dataset {name}: source {source}: {documents_of(counts)}")
     return dataset
+
+
+def documents_of(counts: Mapping[str, int]) -> str:
+    """What became of a source's documents; nothing is left out without a number."""
+    kept = {"train": "for training", "heldOut": "held out"}
+    read = f"{counts.get('read', 0)} documents: "
+    dropped = [
+        f"{count} dropped ({cause})" for cause, count in counts.items() if cause not in {"read", *kept} and count
+    ]
+    return read + ", ".join([*(f"{counts.get(split, 0)} {words}" for split, words in kept.items()), *dropped])
 
 
 def find(name: str, place: Workplace) -> ResolvedDataset | None:

@@ -23,7 +23,7 @@ from tessera_api.run_directory import RunDirectory
 from tessera_api.training_run import TrainingRun
 from tessera_cli import datasets, directory_lock
 from tessera_cli.accelerators import cuda_devices
-from tessera_cli.data_fit import refuse_unfit_data
+from tessera_cli.data_fit import refuse_unfit_data, shown_samples
 from tessera_cli.laptop import Fitted, Machine, fit_build, fit_run
 from tessera_cli.programs import Programs
 from tessera_cli.progress import Progress
@@ -234,6 +234,8 @@ class _Local:
             if before is not None:
                 refuse_other_data(before, found)
             resolved = write_start(run, self._place, found, before)
+            for line in shown_samples(run.asked, found):
+                self._say(line)
             plan = Plan(directory, resolved, run_key(directory.key), self._around.programs, self._around.limits)
             outcome = log_has_the_last_word(resolved, asyncio.run(_supervise(plan, self._around.out)))
             history = read_history(directory, resolved)

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tessera_api.resolved_run import ResolvedDataset
-from tessera_cli.data_fit import refuse_unfit_data
+from tessera_cli.data_fit import refuse_unfit_data, shown_samples
+from tessera_cli.datasets import documents_of
 from tessera_cli.local import Surroundings, Wish, run_local
 from tessera_cli.programs import Programs
 from tessera_cli.refusal import Refused
@@ -51,6 +52,22 @@ def test_everything_that_does_not_fit_is_said_at_once_with_the_remedy() -> None:
     assert f"code was built with tokenizer {'0' * 12}, words with {'d' * 12}: build it with the other's" in said
     assert f"base was trained with tokenizer {'9' * 12}, words was built with {'d' * 12}: build words with that" in said
     assert said.count("spec.tokenizer.uri and sha256") == 2
+
+
+def test_tokens_that_fill_no_sample_are_said_with_their_number() -> None:
+    run = training_run()
+    length = run.spec.data.sequence_length
+    words = WORDS.model_copy(update={"tokens": 3 * length + 1 + 5})
+    assert shown_samples(run, {"words": words}) == [
+        f"dataset words: 3 samples of {length} tokens an epoch, 5 tokens at its end fill none"
+    ]
+
+
+def test_documents_that_are_dropped_are_said_by_source_with_cause_and_number() -> None:
+    counts = {"read": 100, "empty": 2, "tooLong": 0, "duplicate": 7, "train": 90, "heldOut": 1}
+    assert (
+        documents_of(counts) == "100 documents: 90 for training, 1 held out, 2 dropped (empty), 7 dropped (duplicate)"
+    )
 
 
 def test_a_command_is_refused_before_its_first_run_starts(tmp_path: Path) -> None:
