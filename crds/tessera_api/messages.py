@@ -94,7 +94,6 @@ class Beat(Record):
     kind: Literal["beat"] = "beat"
     generation: Count = 0
     """0: none."""
-    digest: Annotated[str, Field(max_length=16)] = ""
     step: Annotated[int, Field(ge=-1)] = -1
     """The highest optimizer step completed on this node in this generation; -1: none yet."""
     step_age: float | None = None

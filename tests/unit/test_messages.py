@@ -96,7 +96,7 @@ FACTS = Processes(agent_pid=10, worker_pids=(11, 12), sessions=(10, 11))
 
 MESSAGES: list[FromAgent | FromCoordinator] = [
     Hello(role=Role.AGENT, node="node-0", incarnation="a1", holding=HOLDING, term_seen=4),
-    Beat(generation=2, digest="00ff", step=4, step_age=0.5, units=7, phase=Phase.TRAIN, processes=FACTS),
+    Beat(generation=2, step=4, step_age=0.5, units=7, phase=Phase.TRAIN, processes=FACTS),
     Join(sequence=2, store_port=5000, left=HOLDING, fingerprint="cpu", processes=FACTS),
     Steps(generation=2, records=(StepRecord(step=1, tokens=9, loss=float("inf"), time=2.5, numbers={"lr": 1e-3}),)),
     Trouble(generation=2, what=TroubleKind.EXCEPTION, rank=3, place="train.py:3 KeyError", message="'x'"),

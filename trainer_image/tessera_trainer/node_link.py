@@ -282,8 +282,8 @@ class NodeLink:
             await asyncio.sleep(BEAT_SECONDS)
 
     def _send_beat(self) -> None:
-        generation, digest = (self._open.generation, self._digest) if self._open else (0, "")
-        self._send(self._progress.beat(generation, digest, self._facts(), time.monotonic()))
+        generation = self._open.generation if self._open else 0
+        self._send(self._progress.beat(generation, self._facts(), time.monotonic()))
 
     def _send(self, message: Record, number: int = 0) -> None:
         if self._stream is None:

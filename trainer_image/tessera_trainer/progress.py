@@ -22,11 +22,10 @@ class Progress:
         """A trainer has computed so many micro-batches."""
         self._units = max(self._units, units)
 
-    def beat(self, generation: int, digest: str, processes: Processes, now: float) -> Beat:
+    def beat(self, generation: int, processes: Processes, now: float) -> Beat:
         """The sign of life of this moment; generation 0: none."""
         return Beat(
             generation=generation,
-            digest=digest,
             step=self._step,
             step_age=now - self._at if self._step >= 0 else None,
             units=self._units,
