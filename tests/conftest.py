@@ -41,7 +41,7 @@ def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     ports = dict(zip((*_PORTS, *(f"{port}.grpc" for port in _PORTS)), _free_ports(2 * len(_PORTS)), strict=True))
     command = [str(Path(sysconfig.get_path("scripts")) / "weed"), "server", f"-dir={folder}", "-s3"]
     command += ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false"]
-    command += ["-master.volumeSizeLimitMB=128", "-volume.max=32", "-s3.port.iceberg=0"]
+    command += ["-master.volumeSizeLimitMB=128", "-volume.max=32", "-s3.port.iceberg=0", "-s3.port.lance=0"]
     command += [f"-{name}={port}" for name, port in ports.items()]
     with open(folder / "weed.log", "wb") as log:
         server = subprocess.Popen(

@@ -10,9 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
+from tessera_api.log import Commit
 from tessera_api.run_directory import RunDirectory
+from tessera_cli.run_log_entries import read_entries
 from tessera_store import open_store
+from tessera_trainer.pretrained import read_shape, read_weights
+from tessera_trainer.restore import restore
+from tessera_trainer.shards import Shard
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -78,6 +85,18 @@ def notes(directory: RunDirectory) -> str:
     return " ".join(event["message"] for event in events if event["name"] == "Note")
 
 
+def committed_weights(storage: str, export: Path) -> dict[str, Tensor]:
+    """The weights of the newest commit, as a single reader gathers them from the parts of all ranks."""
+    *_, commit = (entry for entry in read_entries(storage) if isinstance(entry, Commit))
+    assert len(commit.objects) == 2
+    weights = {name: torch.empty_like(weight) for name, weight in read_weights(export, read_shape(export))}
+    targets = [
+        Shard(f"weight/{name}", tuple(weight.shape), weight, range(len(weight))) for name, weight in weights.items()
+    ]
+    assert restore(commit.objects, open_store(storage), targets).step == commit.step == 12
+    return weights
+
+
 def test_documents_become_an_exported_model_on_s3_and_a_second_run_goes_on_from_it(tmp_path: Path, s3_uri: str) -> None:
     write_inputs(tmp_path)
     first = local(tmp_path, "data.yaml", "first.yaml", "--set", f"first:spec.storage.uri={s3_uri}")
@@ -89,8 +108,13 @@ def test_documents_become_an_exported_model_on_s3_and_a_second_run_goes_on_from_
     assert any(name.startswith("checkpoints/00000012-") for name in stored)
     assert any(name.startswith("journal/") for name in stored)
     assert "bits per byte" in notes(begun)
+    assert "Peak: " in notes(begun)
+    assert "fp32 products" in notes(begun)
     assert {"model.safetensors", "config.json", "tokenizer.json"} <= {path.name for path in begun.export.iterdir()}
     assert "<svg" in begun.report.read_text()
+    committed = committed_weights(f"{s3_uri}/first", begun.export)
+    exported = dict(read_weights(begun.export, read_shape(begun.export)))
+    assert all(torch.equal(exported[name], weight) for name, weight in committed.items())
 
     again = local(tmp_path, "data.yaml", "first.yaml", "--set", f"first:spec.storage.uri={s3_uri}")
     assert again.returncode == 0
