@@ -16,6 +16,11 @@ from pathlib import Path
 import boto3
 import pytest
 from botocore.exceptions import BotoCoreError, ClientError
+from hypothesis import settings
+
+settings.register_profile("the same each time", derandomize=True)
+settings.register_profile("exploring", print_blob=True)
+settings.load_profile("exploring" if os.environ.get("TESSERA_EXPLORE") == "1" else "the same each time")
 
 START_LIMIT_S = 60.0
 STOP_LIMIT_S = 10.0

@@ -17,7 +17,7 @@ DECIMAL_LENGTH = 32
 WEIGHT_PATTERN = r"^[0-9]{1,4}(\.[0-9]{1,3})?$"
 """At most 1000, in thousandths: 64 of them are fewer parts than a mixture can tell apart."""
 WEIGHT_LENGTH = 8
-TOKENS_PATTERN = r"^([0-9]{1,15}|[0-9]{1,6}(\.[0-9]{1,3})?[kMGT])$"
+TOKENS_PATTERN = r"^([0-9]{1,15}|10{15}|[0-9]{1,6}(\.[0-9]{1,3})?[kMGT])$"
 TOKENS_LENGTH = 16
 MOST_TOKENS = 10**15
 

@@ -1,8 +1,9 @@
 """Trains a tiny model in forked ranks, once per case, and writes what came out: `exact_worker.py CASES.json`.
 
 A case is {"world": W, "steps": [first, last], "precision", "compiled", "checkpointed", "tied", "store", "resume",
-"save", "out"}. torch is imported once, by the parent, which never computes; each case forks its ranks. The file `out`
-gets {"losses", "norms", "weights", "state", "part"...} of rank 0 and the parts that all ranks saved.
+"save", "plain", "out"}. torch is imported once, by the parent, which never computes; each case forks its ranks. `out`
+gets {"losses", "norms", "weights", "state", "part"...} of rank 0 and the parts that all ranks saved; with "plain", how
+far loss and gradients of the first step are from those of one backward pass without FSDP2, units or ranks.
 """
 
 from __future__ import annotations
@@ -52,16 +53,15 @@ class Training:
 
 
 def micro_batch(step: int, unit: int) -> MicroBatch:
-    """A function of step and unit alone, with two documents a row."""
+    """A function of step and unit alone, with three documents a row or four: the units' tokens that count differ."""
     generator = torch.Generator().manual_seed(1000 * step + unit)
     tokens = torch.randint(0, VOCABULARY, (ROWS, LENGTH + 1), generator=generator)
-    cuts = torch.randint(4, LENGTH - 2, (ROWS, 1), generator=generator)
-    return pack(tokens, (torch.arange(LENGTH + 1) >= cuts).long())
+    cuts = torch.stack([2 + torch.randperm(LENGTH - 4, generator=generator)[: 2 + unit % 2] for _ in range(ROWS)])
+    return pack(tokens, (torch.arange(LENGTH + 1) >= cuts.unsqueeze(2)).sum(1))
 
 
-def build(case: dict[str, Any]) -> Training:
-    world = join_world(Accelerator.CPU, local_rank=0, threads=1, limit_s=LIMIT_S)
-    shape = ModelShape(
+def shape_of(case: dict[str, Any]) -> ModelShape:
+    return ModelShape(
         vocabulary=VOCABULARY,
         hidden=64,
         layers=2,
@@ -72,7 +72,11 @@ def build(case: dict[str, Any]) -> Training:
         rope_theta=10000.0,
         tied=case.get("tied", False),
     )
-    decoder = Decoder(shape)
+
+
+def build(case: dict[str, Any]) -> Training:
+    world = join_world(Accelerator.CPU, local_rank=0, threads=1, limit_s=LIMIT_S)
+    decoder = Decoder(shape_of(case))
     model = prepare(
         decoder,
         world,
@@ -99,6 +103,8 @@ def run(case: dict[str, Any]) -> dict[str, Any]:
         batches = [micro_batch(step, unit) for unit in training.gradients.mine]
         counts = [batch.token_count for batch in batches]
         losses.append(training.gradients.run(batches, counts, lambda batch: training.model(batch)[0]).loss)
+        if case.get("plain"):
+            return distance(case, step, losses[-1], training.model)
         norms.append(training.optimiser.step(1e-3).norm)
     group = training.world.group
     result = {
@@ -113,6 +119,21 @@ def run(case: dict[str, Any]) -> dict[str, Any]:
         assert store is not None
         result["parts"] = save(case, training, store, last)
     return result
+
+
+def distance(case: dict[str, Any], step: int, loss: float, model: Any) -> dict[str, Any]:
+    """The mean over all tokens that count, and its gradient, by the book."""
+    plain = Decoder(shape_of(case), device="cpu")
+    initialise(plain, seed=7)
+    batches = [micro_batch(step, unit) for unit in range(UNITS)]
+    counts = [batch.token_count for batch in batches]
+    mean = torch.stack([plain(batch)[0] for batch in batches]).sum() / sum(counts)
+    mean.backward()  # type: ignore[no-untyped-call]
+    ours = {name: parameter.grad.full_tensor() for name, parameter in model.named_parameters()}
+    theirs = {name: parameter.grad for name, parameter in plain.named_parameters() if parameter.grad is not None}
+    assert ours.keys() == theirs.keys()
+    worst = max(float((ours[name] - theirs[name]).abs().max() / theirs[name].abs().max()) for name in ours)
+    return {"counts": counts, "loss": abs(loss - mean.item()), "gradients": worst}
 
 
 def save(case: dict[str, Any], training: Training, store: Any, step: int) -> list[dict[str, Any]]:

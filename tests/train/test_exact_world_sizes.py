@@ -34,6 +34,7 @@ def trainings(folder: Path) -> dict[str, Case]:
     cases: dict[str, Case] = {}
     for name, (variant, worlds) in VARIANTS.items():
         cases |= {f"{name} at {world}": variant | {"world": world, "steps": [0, STEPS]} for world in worlds}
+    cases["plain"] = {"world": 3, "steps": [0, 1], "plain": True}
     cases["other data"] = {"world": 1, "steps": [1, STEPS + 1]}
     before = None
     for world, last in CHANGES.items():
@@ -60,6 +61,16 @@ def outcomes_of(cases: dict[str, Case], folder: Path) -> dict[str, Case]:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stderr[-6000:]
     return {name: json.loads((folder / f"{name}.json").read_text()) for name in cases}
+
+
+def test_the_loss_is_the_mean_over_tokens_and_its_gradient_that_of_one_plain_backward_pass(
+    outcomes: dict[str, Case],
+) -> None:
+    """Units whose tokens differ in number: a mean of their means would be off by some per cent."""
+    plain = outcomes["plain"]
+    assert len(set(plain["counts"])) == 2
+    assert plain["loss"] < 1e-5
+    assert plain["gradients"] < 1e-5
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -6,7 +6,7 @@ from tests.wire.contract_cases import GONE, NAME_WORDS, TRAINING_RUN, URI_WORDS,
 
 _DECIMAL = r"should match '^[0-9]{1,12}(\.[0-9]{1,12})?([eE][-+]?[0-9]{1,2})?$'"
 _NAME = "should match '^[a-z]([-a-z0-9]*[a-z0-9])?$'"
-_TOKENS = r"should match '^([0-9]{1,15}|[0-9]{1,6}(\.[0-9]{1,3})?[kMGT])$'"
+_TOKENS = r"should match '^([0-9]{1,15}|10{15}|[0-9]{1,6}(\.[0-9]{1,3})?[kMGT])$'"
 _WEIGHT = r"should match '^[0-9]{1,4}(\.[0-9]{1,3})?$'"
 _MANY_MIX = [{"dataset": f"d{index}", "weight": "1"} for index in range(65)]
 
@@ -113,6 +113,7 @@ _BOUNDS = (
     _run("spec.data.mix.0.weight", "0.3333", _WEIGHT, "0.333", "spec.data.mix[0].weight"),
     _run("spec.data.mix.0.weight", 0.5, 'must be of type string: "number"', "0.5", "spec.data.mix[0].weight"),
     _run("spec.training.tokens", "4B", _TOKENS, "4G"),
+    _run("spec.training.tokens", "1000000000000001", _TOKENS, "1000000000000000"),
     _run("spec.training.tokens", 0, "should be greater than or equal to 1", 1_000_000),
     _run("spec.training.seed", -1, "should be greater than or equal to 0", 0),
     _run("spec.training.globalBatch", "8", 'must be of type integer: "string"', 8),
