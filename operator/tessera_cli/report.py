@@ -49,6 +49,7 @@ def page(history: RunHistory) -> str:
 <dl class="numbers">
 {_rows(f"<div><dt>{escape(term)}</dt><dd>{escape(value)}</dd></div>" for term, value in _numbers(history))}
 </dl>
+<p class="lead">{escape(_utilisation(history))}</p>
 <h2>Over time</h2>
 <figure>
 {chart(history, axis)}
@@ -101,14 +102,14 @@ def _numbers(history: RunHistory) -> Iterator[tuple[str, str]]:
     yield "MFU (last step)", f"{last.mfu:.3f}" if last and last.mfu is not None else "-"
     by_6nd = last.numbers.get("mfu_6nd") if last else None
     yield "MFU by 6ND", f"{by_6nd:.3f}" if by_6nd is not None else "-"
-    yield "Peak for MFU", _last_note(history, "Peak") or "-"
 
 
-def _last_note(history: RunHistory, name: str) -> str | None:
-    """What a trainer last noted under that name."""
+def _utilisation(history: RunHistory) -> str:
+    """What MFU is a share of, as a trainer noted it last."""
     notes = [event.message for event in history.events if event.name is EventName.NOTE]
-    said = [note.removeprefix(f"{name}: ") for note in notes if note.startswith(f"{name}: ")]
-    return said[-1] if said else None
+    said = [note.removeprefix("Peak: ") for note in notes if note.startswith("Peak: ")]
+    counted = "MFU counts matrix products under causal and document masks; 6ND six per parameter and token"
+    return f"{counted}. Peak: {said[-1] if said else 'not known yet'}."
 
 
 def _caption(axis: TimeAxis) -> str:
