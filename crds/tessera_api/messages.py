@@ -99,7 +99,7 @@ class Beat(Record):
     step_age: float | None = None
     """Seconds since that step was completed, by the agent's own clock."""
     units: Count = 0
-    """Units computed on this node in this generation: progress inside a step."""
+    """Units computed by one rank of this node in this generation: progress inside a step."""
     phase: Phase = Phase.START
     processes: Processes
 

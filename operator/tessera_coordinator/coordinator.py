@@ -29,7 +29,6 @@ from tessera_api.messages import (
     RewindRequest,
     SkipRequest,
     StatusAnswer,
-    StepRecord,
     Steps,
     Trouble,
 )
@@ -49,10 +48,11 @@ from tessera_coordinator.core.effects import (
 from tessera_coordinator.core.history import History
 from tessera_coordinator.core.membership import Membership, State
 from tessera_coordinator.corrections import Corrections, Wish
-from tessera_coordinator.journal import Journal
+from tessera_coordinator.journal import SHIP_NUMBERS_EVERY_S, Journal
 from tessera_coordinator.live_files import LiveFiles
 from tessera_coordinator.run_log import Ruled
 from tessera_coordinator.scribe import Job, Scribe
+from tessera_coordinator.step_lines import step_line
 from tessera_store import StoreError
 
 logger = logging.getLogger(__name__)
@@ -96,6 +96,9 @@ class Coordinator:
         self.checkpoints = Checkpoints(scribe, terms.keep, lambda: self.term, outcomes)
         self.corrections = Corrections(scribe, lambda: self.term, self._corrected)
         self._attempted = 0
+        self._news = self._unshipped_event = True
+        """Events since the status was shown, and since the journal was shipped."""
+        self._shipped_at = 0.0
 
     # ---- beginning ----------------------------------------------------------------------------------------------
 
@@ -156,6 +159,7 @@ class Coordinator:
         logger.info("%s %s %s", name.value, node or "", message)
         self._record(event)
         self.accounts.event(event)
+        self._news = self._unshipped_event = True
 
     def _record(self, record: JournalRecord) -> None:
         """Into the journal and the live files; a full disk costs the record, never the run."""
@@ -284,29 +288,12 @@ class Coordinator:
         now, date = time.monotonic(), time.time()
         for record in steps.records:
             age = max(0.0, steps.sent - record.time)
-            line = self._step_line(record, generation, date - age)
+            line = step_line(record, generation, date - age)
             if not self.accounts.is_new(line):
                 continue
             self._record(line)
             self.accounts.step(line)
             self.apply(self.membership.stepped(steps.generation, record.step, now - age, now))
-
-    def _step_line(self, record: StepRecord, generation: Open, date: float) -> StepLine:
-        """`date`: when the step was completed, by the coordinator's clock; hosts differ in theirs."""
-        named = {"grad_norm", "lr", "tokens_per_second", "mfu", "seconds", "data_seconds"}
-        known = {name: value for name, value in record.numbers.items() if name in named}
-        return StepLine.model_validate(
-            {
-                **known,
-                "time": date,
-                "step": record.step,
-                "tokens": record.tokens,
-                "loss": record.loss,
-                "generation": generation.generation,
-                "world_size": generation.world_size(),
-                "numbers": {name: value for name, value in record.numbers.items() if name not in named},
-            }
-        )
 
     def _part(self, node: str, part: Part, acknowledge: Callable[[], None]) -> None:
         """Acknowledged once committed, or once it never will be: until then the agent says it again."""
@@ -352,20 +339,29 @@ class Coordinator:
         self.apply(self.membership.tick(time.monotonic()))
         self.accounts.advance(time.time(), self.membership)
 
-    def publish(self) -> None:
-        """Once a second: status, nodes, ledger, the journal's segment."""
+    def publish(self, now: float) -> None:
+        """Once a second (`now` is a monotonic clock's): status, nodes, ledger."""
         ledger = self.accounts.ledger_line(time.time())
         if ledger is not None:
             self._record(ledger)
-        self._show()
+        self._show(now)
 
-    def _show(self) -> None:
-        """A full disk costs the picture, never the run."""
+    def _show(self, now: float, whole: bool = False) -> None:
+        """The status after an event, or when its numbers are due. A full disk costs the picture, never the run."""
         try:
-            self.files.status(self.status(), time.monotonic())
+            if whole or self._news or self.files.status_due(now):
+                self.files.status(self.status(), now)
+                self._news = False
             self.files.nodes(self.accounts.nodes(self.membership))
         except OSError as error:
             logger.error("not shown: %s", error)
+
+    def ship_due(self, now: float) -> bool:
+        """Events reach the storage within a second; steps and the ledger may be some seconds late."""
+        due = self._unshipped_event or now - self._shipped_at >= SHIP_NUMBERS_EVERY_S
+        if due:
+            self._unshipped_event, self._shipped_at = False, now
+        return due
 
     def ship(self) -> None:
         """Copy the journal's new records to storage; called off the event loop."""
@@ -377,7 +373,7 @@ class Coordinator:
     def finish(self) -> None:
         """The last words, after everybody has gone."""
         self._record(self.accounts.final_ledger(time.time()))
-        self._show()
+        self._show(time.monotonic(), whole=True)
         self.ship()
 
     def status(self) -> dict[str, object]:

@@ -23,8 +23,9 @@ from tessera_store import Store, StoreUnavailable
 
 logger = logging.getLogger(__name__)
 
-SHIP_EVERY_S = 1.0
-"""How often the coordinator calls `ship`: so much of the journal a node takes with it when it dies."""
+SHIP_NUMBERS_EVERY_S = 5.0
+"""How often the coordinator calls `ship` while nothing happens: so much of the steps and the ledger a node takes with
+it when it dies. Events are shipped within a second. (A segment costs more than all else that is done in a second.)"""
 
 MAX_LINE_BYTES = 1 << 18
 MAX_SEGMENT_BYTES = 1 << 20

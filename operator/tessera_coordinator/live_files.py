@@ -57,6 +57,10 @@ class LiveFiles:
             replace_json(self._directory.status, document)
             self._stands, self._status_due = stands, now + STATUS_SECONDS
 
+    def status_due(self, now: float) -> bool:
+        """Whether the numbers of status.json are old enough to be written anew."""
+        return now >= self._status_due
+
     def nodes(self, document: dict[str, object]) -> None:
         """nodes.json, if it has changed."""
         if document != self._nodes:

@@ -21,6 +21,7 @@ from tessera_api.messages import (
     PROTOCOL,
     Ack,
     Beat,
+    FromAgent,
     FromCoordinator,
     Hello,
     Join,
@@ -31,10 +32,9 @@ from tessera_api.messages import (
     Welcome,
 )
 from tessera_api.stream import MessageStream, StreamClosed
-from tessera_api.wire import Envelope, Side
+from tessera_api.wire import Side
 from tessera_coordinator.coordinator import Coordinator
 from tessera_coordinator.core.membership import State
-from tessera_coordinator.journal import SHIP_EVERY_S
 from tessera_coordinator.scribe import Scribe
 
 logger = logging.getLogger(__name__)
@@ -46,6 +46,8 @@ CONTROL_IDLE_SECONDS = 600.0
 TICK_SECONDS = 0.25
 PRESSING_TICK_SECONDS = 0.02
 PUBLISH_SECONDS = 1.0
+ACK_SECONDS = 1.5
+"""An agent whose beat is not answered for longer than this gets an answer to its next one: every other one's."""
 MAX_STREAMS = 8192
 MAX_MESSAGES_PER_SECOND = 500
 FAREWELL_SECONDS = 5.0
@@ -66,6 +68,9 @@ class Server:
         self._alone = asyncio.Event()
         """No agent has a stream."""
         self._superseded: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._tick_due, self._ship_due = asyncio.Event(), asyncio.Event()
+        self._tick_welcome = self._publish_due = 0.0
         coordinator.deliver = self._deliver
 
     async def serve(self, host: str, port: int, ready: Callable[[int], None]) -> ExitCode:
@@ -75,7 +80,7 @@ class Server:
         ready(server.sockets[0].getsockname()[1])
         tasks = [
             asyncio.ensure_future(work)
-            for work in (self._scribe.run(), self._clock(), self._publisher(), self._shipper(), self._superseded)
+            for work in (self._scribe.run(), self._clock(), self._shipper(), self._superseded)
         ]
         ended = asyncio.ensure_future(self._coordinator.ended.wait())
         try:
@@ -86,6 +91,8 @@ class Server:
         finally:
             for task in (*tasks, ended):
                 task.cancel()
+            if self._timer is not None:
+                self._timer.cancel()
             server.close()
             await self._end_talks()
         closing = self._coordinator.membership.closing
@@ -148,13 +155,19 @@ class Server:
         self._alone.clear()
         self._coordinator.apply(self._coordinator.membership.hello(hello, time.monotonic()))
         try:
-            budget = Budget()
+            budget, answer_due = Budget(), 0.0
             while True:
                 envelope = await stream.receive(IDLE_SECONDS)
                 budget.spend()
                 if self._agents.get(hello.node) != (hello.incarnation, stream):
                     raise StreamClosed(f"{hello.node} has a newer stream")
-                self._hear(stream, hello, envelope)
+                message, now = FROM_AGENT.validate_python(envelope.body), time.monotonic()
+                self._hear(stream, hello, message, envelope.sequence)
+                if isinstance(message, Beat) and now >= answer_due:
+                    answer_due = now + ACK_SECONDS
+                    self._send(stream, Ack(sequence=0))
+                if now >= self._tick_welcome:
+                    self._tick()
         finally:
             if self._agents.get(hello.node) == (hello.incarnation, stream):
                 del self._agents[hello.node]
@@ -163,24 +176,20 @@ class Server:
                 membership = self._coordinator.membership
                 self._coordinator.apply(membership.stream_closed(hello.node, hello.incarnation, time.monotonic()))
 
-    def _hear(self, stream: MessageStream, hello: Hello, envelope: Envelope) -> None:
+    def _hear(self, stream: MessageStream, hello: Hello, message: FromAgent, sequence: int) -> None:
         membership, now = self._coordinator.membership, time.monotonic()
         if membership.roster.get(hello.node) is None and membership.closing is None:
             # A node that was given up for lost speaks again on its old stream: it has to begin with a hello.
             raise StreamClosed(f"{hello.node} was counted as lost")
-        message = FROM_AGENT.validate_python(envelope.body)
         match message:
             case Beat():
                 self._coordinator.apply(membership.beat(hello.node, message, now))
-                self._send(stream, Ack(sequence=0))
             case Join():
                 self._coordinator.apply(membership.join(hello.node, message, now))
             case Hello() | StopRun() | Reaped() | StatusQuestion():
                 raise StreamClosed(f"an agent may not say {message.kind}")
             case report:
-                self._coordinator.report(
-                    hello.node, report, lambda: self._send(stream, Ack(sequence=envelope.sequence))
-                )
+                self._coordinator.report(hello.node, report, lambda: self._send(stream, Ack(sequence=sequence)))
 
     async def _control(self, stream: MessageStream) -> None:
         budget = Budget()
@@ -216,21 +225,32 @@ class Server:
     # ---- clocks ----------------------------------------------------------------------------------------------------
 
     async def _clock(self) -> None:
+        """Ticks when no message has brought one: waking up costs the coordinator more than what it then does."""
         while True:
-            self._coordinator.tick()
-            pressing = self._coordinator.membership.watch.pressing()
-            await asyncio.sleep(PRESSING_TICK_SECONDS if pressing else TICK_SECONDS)
+            self._tick()
+            await self._tick_due.wait()
 
-    async def _publisher(self) -> None:
-        while True:
-            self._coordinator.publish()
-            await asyncio.sleep(PUBLISH_SECONDS)
+    def _tick(self) -> None:
+        self._coordinator.tick()
+        now = time.monotonic()
+        if now >= self._publish_due:
+            self._publish_due = now + PUBLISH_SECONDS
+            self._coordinator.publish(now)
+            if self._coordinator.ship_due(now):
+                self._ship_due.set()
+        seconds = PRESSING_TICK_SECONDS if self._coordinator.membership.watch.pressing() else TICK_SECONDS
+        self._tick_welcome = now + seconds / 2
+        if self._timer is not None:
+            self._timer.cancel()
+        self._tick_due.clear()
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._tick_due.set)
 
     async def _shipper(self) -> None:
         """Beside the publisher: while storage is away, the run directory is written as ever."""
         while True:
+            await self._ship_due.wait()
+            self._ship_due.clear()
             await asyncio.to_thread(self._coordinator.ship)
-            await asyncio.sleep(SHIP_EVERY_S)
 
     async def _farewell(self) -> None:
         """Everybody was told; wait until they have gone, so that the last words are not cut off."""

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 import tessera_coordinator.server
 from tessera_api.log import Claim, Open
 from tessera_api.messages import (
+    BEAT_SECONDS,
     PROTOCOL,
     Ack,
     Assign,
@@ -31,7 +34,8 @@ from tessera_api.messages import (
 )
 from tessera_api.record import Record
 from tessera_api.stream import StreamClosed
-from tessera_coordinator.server import TermSeen
+from tessera_coordinator.server import ACK_SECONDS, TermSeen
+from tessera_trainer.node_link import SILENCE_SECONDS
 from tests.unit.live_coordinator import FACTS, LIMIT_S, FakePeer, LiveCoordinator, eventually, holds, tell
 
 
@@ -160,6 +164,29 @@ def test_a_stream_that_says_what_is_no_message_is_closed(folder: Path) -> None:
         tell(story())
 
 
+def test_beats_are_answered_often_enough_for_an_agent_to_know_that_the_coordinator_lives(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tessera_coordinator.server, "ACK_SECONDS", 0.05)
+    with LiveCoordinator(folder) as place:
+
+        async def story() -> int:
+            agent = await FakePeer.connect(place, "node-0")
+            began, beats = time.monotonic(), 0
+            for _ in range(3):
+                answer = asyncio.ensure_future(agent.hear(Ack))
+                while not answer.done():
+                    agent.say(Beat(processes=FACTS))
+                    beats += 1
+                    await asyncio.wait([answer], timeout=0.01)
+                assert answer.result() == Ack(sequence=0)
+            assert time.monotonic() - began >= 2 * 0.05
+            return beats
+
+        assert tell(story()) > 3
+    assert ACK_SECONDS + BEAT_SECONDS < SILENCE_SECONDS
+
+
 def test_a_stream_that_says_too_much_is_closed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tessera_coordinator.server, "MAX_MESSAGES_PER_SECOND", 5)
     with LiveCoordinator(folder) as place:
@@ -169,7 +196,7 @@ def test_a_stream_that_says_too_much_is_closed(folder: Path, monkeypatch: pytest
             answers = 0
             with suppress(StreamClosed):
                 while answers < 200:
-                    agent.say(Beat(processes=FACTS))
+                    agent.say(Note(name="Noise", message="again"), answers + 1)
                     await agent.hear(Ack)
                     answers += 1
             return answers

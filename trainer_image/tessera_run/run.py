@@ -27,6 +27,7 @@ HELLO_SECONDS = 20.0
 STORAGE_PAUSE_SECONDS = 10.0
 """Before a program ends because of its storage: the run tries for ever, and not in a hurry."""
 MAX_QUEUED = 100_000
+PROGRESS_SECONDS = 5.0
 MAX_LINE_BYTES = 64 << 20
 MAX_NUMBERS = 32
 MAX_NAME = 40
@@ -85,6 +86,7 @@ class Run:
         self._committed = threading.Condition()
         self._committed_step = self._resume.step if self._resume else -1
         self._outgoing: queue.Queue[bytes | None] = queue.Queue(MAX_QUEUED)
+        self._units, self._progress_due = 0, 0.0
         self._closing = False
         """Everything is said: the agent may close the line."""
         self.dropped = 0
@@ -109,11 +111,16 @@ class Run:
         metrics.jsonl, with the first `MAX_NUMBERS` of `numbers`."""
         shown = _numbers(numbers)
         said = {"step": step, "tokens": tokens, "loss": float(loss), "time": time.time(), "numbers": shown}
+        self._progress_due = time.monotonic() + PROGRESS_SECONDS
         self._say({"do": "step", **said})
 
     def progress(self, units: int) -> None:
-        """`units` micro-batches were computed by this rank in this generation: a sign of life inside a long step."""
-        self._say({"do": "progress", "units": units})
+        """`units` more micro-batches were computed by this rank: a sign of life inside a step that takes longer
+        than `PROGRESS_SECONDS`, and told no more often."""
+        self._units += units
+        if time.monotonic() >= self._progress_due:
+            self._progress_due = time.monotonic() + PROGRESS_SECONDS
+            self._say({"do": "progress", "units": self._units})
 
     def phase(self, name: str, step: int = -1) -> None:
         """What the generation does from now on: start, train, checkpoint, evaluation, export."""

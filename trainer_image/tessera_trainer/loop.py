@@ -70,7 +70,7 @@ def train(run: Run, parts: Parts, progress: Progress) -> Progress:
         units = parts.data.units(progress.position, parts.gradients.mine)
         batches = [batch.to(parts.world.device) for batch in units.batches]
         counts = [batch.token_count for batch in batches]
-        done = parts.gradients.run(batches, counts, lambda batch: parts.model(batch)[0], run.progress)
+        done = parts.gradients.run(batches, counts, lambda batch: parts.model(batch)[0], lambda _: run.progress(1))
         update = parts.optimiser.step(parts.schedule.rate(progress.step))
         if not update.applied or not math.isfinite(done.loss):
             raise NonFinite(f"step {progress.step + 1}: loss {done.loss}, gradient norm {update.norm}")
