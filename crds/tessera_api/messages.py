@@ -101,7 +101,8 @@ class Beat(Record):
     units: Count = 0
     """Units computed by one rank of this node in this generation: progress inside a step."""
     phase: Phase = Phase.START
-    processes: Processes
+    processes: Processes | None = None
+    """None: as last said on this stream."""
 
 
 class Join(Record):

@@ -53,13 +53,17 @@ class MessageStream:
     async def receive(self, limit: float | None) -> Envelope:
         """The next message, within `limit` seconds (None: for ever). Raises StreamClosed."""
         try:
+            if limit is None:
+                return await self._receive()
             async with asyncio.timeout(limit):
-                header = await self._reader.readexactly(HEADER_BYTES)
-                body = await self._reader.readexactly(self._channel.body_length(header))
-            return self._channel.open(header, body)
+                return await self._receive()
         except (OSError, EOFError, TimeoutError, WireError) as error:
             self.close()
             raise StreamClosed(str(error) or type(error).__name__) from error
+
+    async def _receive(self) -> Envelope:
+        header = await self._reader.readexactly(HEADER_BYTES)
+        return self._channel.open(header, await self._reader.readexactly(self._channel.body_length(header)))
 
     def send(self, message: Record, term: int = 0, generation: int = 0, sequence: int = 0) -> None:
         """Hand a message to the connection. Raises StreamClosed when it can take no more, or not this message: one

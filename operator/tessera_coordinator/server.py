@@ -64,6 +64,8 @@ class Server:
         self._coordinator, self._scribe, self._key = coordinator, scribe, key
         self._agents: dict[str, tuple[str, MessageStream]] = {}
         self._streams: set[MessageStream] = set()
+        self._heard: dict[MessageStream, float] = {}
+        """When an agent's stream last brought something."""
         self._talks: set[asyncio.Task[None]] = set()
         self._alone = asyncio.Event()
         """No agent has a stream."""
@@ -155,13 +157,14 @@ class Server:
         self._alone.clear()
         self._coordinator.apply(self._coordinator.membership.hello(hello, time.monotonic()))
         try:
-            budget, answer_due = Budget(), 0.0
+            budget, answer_due, self._heard[stream] = Budget(), 0.0, time.monotonic()
             while True:
-                envelope = await stream.receive(IDLE_SECONDS)
+                envelope = await stream.receive(None)  # with a limit of its own each message would cost a timer
                 budget.spend()
                 if self._agents.get(hello.node) != (hello.incarnation, stream):
                     raise StreamClosed(f"{hello.node} has a newer stream")
                 message, now = FROM_AGENT.validate_python(envelope.body), time.monotonic()
+                self._heard[stream] = now
                 self._hear(stream, hello, message, envelope.sequence)
                 if isinstance(message, Beat) and now >= answer_due:
                     answer_due = now + ACK_SECONDS
@@ -169,6 +172,7 @@ class Server:
                 if now >= self._tick_welcome:
                     self._tick()
         finally:
+            del self._heard[stream]
             if self._agents.get(hello.node) == (hello.incarnation, stream):
                 del self._agents[hello.node]
                 if not self._agents:
@@ -236,6 +240,8 @@ class Server:
         if now >= self._publish_due:
             self._publish_due = now + PUBLISH_SECONDS
             self._coordinator.publish(now)
+            for stream in [stream for stream, heard in self._heard.items() if now - heard > IDLE_SECONDS]:
+                stream.close()
             if self._coordinator.ship_due(now):
                 self._ship_due.set()
         seconds = PRESSING_TICK_SECONDS if self._coordinator.membership.watch.pressing() else TICK_SECONDS

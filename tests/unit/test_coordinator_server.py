@@ -187,6 +187,23 @@ def test_beats_are_answered_often_enough_for_an_agent_to_know_that_the_coordinat
     assert ACK_SECONDS + BEAT_SECONDS < SILENCE_SECONDS
 
 
+def test_a_stream_on_which_nothing_comes_is_closed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tessera_coordinator.server, "IDLE_SECONDS", 0.5)
+    with LiveCoordinator(folder) as place:
+
+        async def story() -> None:
+            silent, alive = await FakePeer.connect(place, "node-0"), await FakePeer.connect(place, "node-1")
+            closed = asyncio.ensure_future(silent.until_closed())
+            while not closed.done():
+                alive.say(Beat(processes=FACTS))
+                await asyncio.wait([closed], timeout=0.1)
+            alive.say(Note(name="Alive", message="still"), 9)
+            while (await alive.hear(Ack)).sequence != 9:
+                pass
+
+        tell(story())
+
+
 def test_a_stream_that_says_too_much_is_closed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tessera_coordinator.server, "MAX_MESSAGES_PER_SECOND", 5)
     with LiveCoordinator(folder) as place:

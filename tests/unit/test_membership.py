@@ -7,6 +7,7 @@ import pytest
 from tessera_api.journal import EventName
 from tessera_api.messages import (
     Assign,
+    Beat,
     Hello,
     Join,
     Processes,
@@ -69,6 +70,15 @@ def test_a_stream_that_returns_in_time_loses_nobody_though_a_peer_complained() -
     world.hello("n0")
     world.after(1.0)
     assert world.lost() == []
+
+
+def test_a_beat_that_says_nothing_new_of_its_processes_leaves_them_as_they_were() -> None:
+    world = running()
+    known = world.machine.roster.get("n0")
+    assert known is not None
+    facts = known.facts
+    world.carry_out(world.machine.beat("n0", Beat(generation=1), world.now))
+    assert (known.facts, known.facts is None) == (facts, False)
 
 
 def test_a_silent_node_is_lost_after_three_beats_without_a_step() -> None:

@@ -298,6 +298,17 @@ def test_facts_that_cannot_be_read_for_a_moment_cost_a_beat_and_not_all_of_them(
     scripted(story, facts)
 
 
+def test_the_processes_are_said_once_on_each_stream() -> None:
+    async def story(script: Script, link: NodeLink) -> None:
+        for _ in range(2):
+            stream, _hello = await script.stream()
+            beats = [(await heard(stream, Beat))[1] for _ in range(2)]
+            assert [beat.processes for beat in beats if isinstance(beat, Beat)] == [FACTS, None]
+            stream.close()
+
+    scripted(story)
+
+
 def test_steps_that_wait_are_reported_before_the_generation_is_left() -> None:
     async def story(script: Script, link: NodeLink) -> None:
         stream = await _assigned(script, link)

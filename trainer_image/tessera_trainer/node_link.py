@@ -281,9 +281,9 @@ class NodeLink:
             self._send_beat()
             await asyncio.sleep(BEAT_SECONDS)
 
-    def _send_beat(self) -> None:
+    def _send_beat(self, anew: bool = False) -> None:
         generation = self._open.generation if self._open else 0
-        self._send(self._progress.beat(generation, self._facts(), time.monotonic()))
+        self._send(self._progress.beat(generation, self._facts(), time.monotonic(), anew))
 
     def _send(self, message: Record, number: int = 0) -> None:
         if self._stream is None:
@@ -327,7 +327,9 @@ class NodeLink:
             raise StreamClosed(f"no welcome of term {self._term} or newer")
         self._term, self._stream = welcome.term, stream
         logger.info("coordinator of term %d", welcome.term)
-        self._send_beat()  # at once: a coordinator that heard nothing for a while must not take that for standstill
+        self._send_beat(
+            anew=True
+        )  # at once: a coordinator that heard nothing for a while must not take that for standstill
         if self._join is not None:
             self._send(self._join)
         for number, report in self._outbox.unsafe():

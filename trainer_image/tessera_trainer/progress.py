@@ -11,6 +11,7 @@ class Progress:
     def __init__(self) -> None:
         self._step, self._at = -1, 0.0
         self._units = 0
+        self._told: Processes | None = None
         self.phase = Phase.START
 
     def stepped(self, step: int, now: float) -> None:
@@ -22,13 +23,14 @@ class Progress:
         """A trainer has computed so many micro-batches."""
         self._units = max(self._units, units)
 
-    def beat(self, generation: int, processes: Processes, now: float) -> Beat:
-        """The sign of life of this moment; generation 0: none."""
+    def beat(self, generation: int, processes: Processes, now: float, anew: bool) -> Beat:
+        """The sign of life of this moment; generation 0: none. `anew`: nothing was said on this stream yet."""
+        known, self._told = not anew and processes == self._told, processes
         return Beat(
             generation=generation,
             step=self._step,
             step_age=now - self._at if self._step >= 0 else None,
             units=self._units,
             phase=self.phase,
-            processes=processes,
+            processes=None if known else processes,
         )

@@ -114,7 +114,7 @@ class Membership:
         if node is None:
             return []
         self._restart_clocks(self.watch.heard(now), now)
-        node.heard, node.facts, node.phase = now, beat.processes, beat.phase
+        node.heard, node.facts, node.phase = now, beat.processes or node.facts, beat.phase
         if beat.generation == 0:
             return []
         if not self._is_open(beat.generation):
