@@ -81,7 +81,7 @@ class FileStore:
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         folder, _, _ = check_prefix(prefix).rpartition("/")
-        return self._walk(folder, prefix)
+        return self._walk(folder, prefix, frozenset())
 
     def delete(self, name: str) -> None:
         path = self._path(name)
@@ -158,22 +158,38 @@ class FileStore:
                 return  # not empty
             folder = folder.parent
 
-    def _walk(self, folder: str, prefix: str) -> Iterator[ObjectInfo]:
-        """What lies below `folder` and begins with `prefix`; nothing else is opened or asked for."""
+    def _walk(self, folder: str, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[ObjectInfo]:
+        """What lies below `folder` and begins with `prefix`; nothing else is opened or asked for. Links to folders are
+        followed, but for one that leads back to a folder `above` itself (device and inode), where nothing new is."""
         with reading(folder or "."):
             entries = _entries(self._root / folder)
+            here = above | _identity(self._root / folder)
+        if here == above and above:
+            return
         for key, entry in sorted((entry.name + "/" * _is_folder(entry), entry) for entry in entries):
             name = f"{folder}/{key}" if folder else key
             if name == f"{PARTS}/" or not name.startswith(prefix):
                 continue
             if _is_folder(entry):
-                yield from self._walk(name[:-1], prefix)
+                yield from self._walk(name[:-1], prefix, here)
             elif (info := _info(name, entry)) is not None:
                 yield info
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-    return entry.is_dir(follow_symlinks=False)
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a circle, which is refused where it is read
+        return False
+
+
+def _identity(folder: Path) -> frozenset[tuple[int, int]]:
+    """Device and inode of a folder; nothing if it is gone."""
+    try:
+        status = folder.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return frozenset()
+    return frozenset({(status.st_dev, status.st_ino)})
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

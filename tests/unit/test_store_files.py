@@ -93,14 +93,25 @@ def test_deletion_leaves_no_empty_folders_behind(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["other"]
 
 
-def test_a_link_to_a_file_is_an_object_and_a_link_to_a_folder_is_not(tmp_path: Path) -> None:
-    (tmp_path / "real").mkdir()
-    (tmp_path / "real" / "text").write_text("words")
-    (tmp_path / "file").symlink_to(tmp_path / "real" / "text")
-    (tmp_path / "loop").symlink_to(tmp_path)
-    (tmp_path / "broken").symlink_to(tmp_path / "nowhere")
+def test_links_are_followed_and_one_that_leads_back_shows_nothing_twice(tmp_path: Path) -> None:
+    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
+    for folder in (root / "real", elsewhere / "deep"):
+        folder.mkdir(parents=True)
+    (root / "real" / "text").write_bytes(b"x")
+    (elsewhere / "deep" / "text").write_bytes(b"yy")
+    (root / "file").symlink_to(root / "real" / "text")
+    (root / "linked").symlink_to(elsewhere)
+    (root / "loop").symlink_to(root)
+    (elsewhere / "up").symlink_to(root)
+    (root / "broken").symlink_to(root / "nowhere")
+    store = open_store(root.as_uri())
 
-    assert [info.name for info in open_store(tmp_path.as_uri()).list()] == ["file", "real/text"]
+    assert [(info.name, info.size) for info in store.list()] == [
+        ("file", 1),
+        ("linked/deep/text", 2),
+        ("real/text", 1),
+    ]
+    assert store.get("linked/deep/text") == b"yy"
 
 
 def test_a_full_disk_is_passing_trouble(tmp_path: Path) -> None:
