@@ -39,6 +39,8 @@ def main() -> None:
         began = _used(stage)
         time.sleep(window)
         ended = _used(stage)
+    # Who reports lives as long as its trainer; the thread that writes a checkpoint does not, and is no part of it.
+    ended["reporting"] = {key: used for key, used in ended["reporting"].items() if key in began["reporting"]}
     spent = {kind: _between(began[kind], ended[kind]) for kind in began}
     print(json.dumps({"window": window, "load": os.getloadavg(), **spent}), file=sys.stderr, flush=True)
     own = spent["coordinator"] + spent["beats"] + spent["reporting"]
@@ -86,7 +88,7 @@ def _threads(pids: Iterable[int]) -> Threads:
 
 def _speaks(pid: int, thread: int) -> bool:
     """Whether a trainer's thread is one of Python's besides the main one: torch names its own, Python's have the
-    process's name. (The thread that writes a checkpoint is one too, while it lives.)"""
+    process's name. The thread that writes a checkpoint is one too, while it lives."""
     names = [Path(f"/proc/{pid}/task/{task}/comm").read_text() for task in (pid, thread)]
     return thread != pid and names[0] == names[1]
 
