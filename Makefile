@@ -18,11 +18,11 @@ demo: setup ## build a dataset, pretrain on 3 local nodes and a spare, kill two 
 
 .PHONY: api-server
 api-server: setup ## compile the API server that the wire tests use (once, some minutes; without it they are skipped)
-	$(BIN)/python tests/cluster/control_plane_programs.py
+	$(BIN)/python tests/cluster/go_programs.py
 
 .PHONY: test
 test: setup ## every test: unit, wire (a real API server, compiled first), train (torchrun on the CPU)
-	$(BIN)/python tests/cluster/control_plane_programs.py --if-possible
+	$(BIN)/python tests/cluster/go_programs.py --if-possible
 	$(BIN)/python -m pytest tests
 
 .PHONY: test-fast
@@ -35,6 +35,7 @@ lint: setup ## style, format, the rooms' imports, drift of what is generated
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m tessera_api.crd --check crds
+	$(BIN)/python -m tessera_api.crd --check charts/tessera/files
 
 .PHONY: types
 types: setup ## mypy, strict
@@ -47,11 +48,14 @@ bench: setup ## every script in benchmarks/; BENCH=--quick for the short form
 .PHONY: crds
 crds: setup ## write crds/*.yaml anew from the models
 	$(BIN)/python -m tessera_api.crd crds
+	$(BIN)/python -m tessera_api.crd charts/tessera/files
 
 .PHONY: lock
 lock: setup ## write the lock files anew from pyproject.toml and scripts/bootstrap.in
 	$(LOCK) --all-extras pyproject.toml -o requirements.lock
 	$(LOCK) -c requirements.lock scripts/bootstrap.in -o scripts/bootstrap.lock
+	$(LOCK) -c requirements.lock --extra operator pyproject.toml -o operator/requirements.lock
+	$(LOCK) -c requirements.lock --extra trainer pyproject.toml -o trainer_image/requirements.lock
 
 .PHONY: clean
 clean: ## remove .venv, caches and local runs

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from tests.cluster.control_plane import control_plane  # noqa: E402
-from tests.cluster.control_plane_programs import Programs, cached_programs  # noqa: E402
+from tests.cluster.go_programs import Programs, cached_programs, missing  # noqa: E402
 
 HELP_SECONDS, PLANE_SECONDS = 0.3, 5.0
 TRIES, QUICK_TRIES = 10, 3
@@ -34,7 +34,7 @@ def main() -> None:
     values = [_seconds(_ask_for_help) for _ in range(tries)]
     print(line("`tessera --help` answers", values, "s", HELP_SECONDS, options.quick), flush=True)
     programs = cached_programs()
-    if programs.missing():
+    if missing(programs.control_plane()):
         print("no API server has been compiled (make api-server): its start is left out", file=sys.stderr)
         return
     values = [_seconds_to_answer(programs) for _ in range(tries)]

@@ -22,6 +22,7 @@ from tessera_api.resource import (
     Line,
     Metadata,
     Name,
+    SecretName,
     Sha256,
     Uri,
     keyed,
@@ -168,6 +169,8 @@ class Output(Document):
 
     uri: Uri
     """s3://bucket/prefix or file:///folder; the dataset's folder is made below it."""
+    secret_ref: SecretName | None = None
+    """Credentials for object storage, of sources and output; needed on a cluster only."""
 
 
 class DatasetBuildSpec(Document):
@@ -221,6 +224,12 @@ class DatasetBuildStatus(Document):
     """Digest of everything that decides the dataset's bytes."""
     manifest: Uri | None = None
     """The dataset's manifest, once it is published."""
+    manifest_sha256: Sha256 | None = None
+    """Digest of the manifest's bytes."""
+    tokenizer_sha256: Sha256 | None = None
+    """Digest of the tokenizer.json that its tokens were made with."""
+    vocabulary: _Count | None = None
+    """Tokens that the tokenizer knows."""
 
 
 class DatasetBuild(Document):

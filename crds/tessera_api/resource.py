@@ -157,6 +157,13 @@ NAME_RULE = Rule(
 )
 
 
+class SecretName(Document):
+    """A Secret in the resource's own namespace."""
+
+    name: Annotated[str, StringConstraints(max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
+    """Its name. Read are AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_ENDPOINT_URL, AWS_REGION."""
+
+
 class Condition(Document):
     """One condition of a resource, as Kubernetes knows them."""
 

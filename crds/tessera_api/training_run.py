@@ -20,9 +20,11 @@ from tessera_api.resource import (
     Document,
     Metadata,
     Name,
+    SecretName,
     Steps,
     Uri,
     keyed,
+    listed,
     unique_by,
 )
 from tessera_api.rules import Freeze, Rule, above, exactly_one, from_to
@@ -213,6 +215,8 @@ class Nodes(Document):
     """Nodes that stand ready to take the place of a lost one."""
     processes_per_node: Annotated[StrictInt, Field(ge=1, le=64)] = 1
     """Training processes on a node: one per accelerator."""
+    accelerator: Name = "cpu"
+    """Name of the accelerator profile, kept by the cluster's administrator: what a node of this kind has and needs."""
 
     RULES = (
         Rule(
@@ -248,6 +252,8 @@ class Storage(Document):
 
     uri: Uri
     """s3://bucket/prefix or file:///folder; the run's folder is made below it."""
+    secret_ref: SecretName | None = None
+    """Credentials for object storage; needed on a cluster only."""
 
 
 class TrainingRunSpec(Document):
@@ -318,6 +324,42 @@ class RunPhase(StrEnum):
 _Shown = Annotated[str, StringConstraints(max_length=32)]
 
 
+_NodeName = Annotated[str, StringConstraints(max_length=63)]
+
+
+class ShownIncident(Document):
+    """A generation that ended unplanned."""
+
+    number: Annotated[StrictInt, Field(ge=1)]
+    """The how-manieth it was."""
+    cause: Annotated[str, StringConstraints(max_length=300)]
+    """What ended it."""
+    nodes: Annotated[
+        tuple[Annotated[str, StringConstraints(max_length=63)], ...],
+        Field(max_length=8, json_schema_extra=listed("set")),
+    ] = ()
+    """The nodes that were lost, the first eight of them."""
+    detected: Annotated[str, StringConstraints(max_length=40)]
+    """When it was noticed, RFC 3339."""
+    recovery_seconds: _Shown | None = None
+    """From the notice to the first step of a newer generation, a decimal."""
+    steps_lost: Annotated[StrictInt, Field(ge=0)] | None = None
+    """Steps that had to be computed again."""
+
+
+class PodAttempts(Document):
+    """The pods of one slot."""
+
+    slot: Annotated[str, StringConstraints(max_length=16, pattern=r"^[a-z][0-9]+$")]
+    """A place in the run: n0, n1, ... for nodes, c0, c1 for coordinators."""
+    attempt: Annotated[StrictInt, Field(ge=0, le=1_000_000)]
+    """The how-manieth pod of the slot is meant to be there; the first is 0."""
+    quick: Annotated[StrictInt, Field(ge=0, le=1000)] = 0
+    """How many pods in a row ended soon after they had begun."""
+    since: Annotated[str, StringConstraints(max_length=40)] | None = None
+    """When this attempt was decided on, RFC 3339."""
+
+
 class TrainingRunStatus(Document):
     """What is known of a run; also `status.json` of the run directory. Every field is optional."""
 
@@ -347,6 +389,12 @@ class TrainingRunStatus(Document):
     """Time left at the present rate, such as 3h12m."""
     age: _Shown | None = None
     """Time since the run was created, such as 58m."""
+    incidents: Annotated[tuple[ShownIncident, ...], Field(max_length=20, json_schema_extra=keyed("number"))] | None = (
+        None
+    )
+    """The newest generations that ended unplanned."""
+    attempts: Annotated[tuple[PodAttempts, ...], Field(max_length=4400, json_schema_extra=keyed("slot"))] | None = None
+    """Which pod of each slot is meant to be there, where it is not the first."""
 
 
 class TrainingRun(Document):

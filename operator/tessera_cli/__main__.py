@@ -37,7 +37,7 @@ def _run(options: argparse.Namespace, words: list[str]) -> int:
     if options.command == "local":
         return int(_local(options, words))
     if options.command == "version":
-        from tessera_cli.versions import versions
+        from tessera_api.versions import versions
 
         print("\n".join(f"{name} {version}" for name, version in versions().items()))
         return _DONE

@@ -28,11 +28,11 @@ from tessera_api.resolved_run import (
 )
 from tessera_api.run_directory import RunDirectory
 from tessera_api.training_run import TrainingRun
+from tessera_api.versions import versions
 from tessera_cli.laptop import Fitted, Machine
 from tessera_cli.loopback import free_port
 from tessera_cli.refusal import Refused
 from tessera_cli.run_log_entries import read_entries
-from tessera_cli.versions import versions
 from tessera_cli.workplace import Workplace
 from tessera_store import open_store
 

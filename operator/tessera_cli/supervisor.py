@@ -23,10 +23,11 @@ from tessera_api.resolved_run import Device, ResolvedRun
 from tessera_api.run_directory import RunDirectory
 from tessera_cli import marked_processes
 from tessera_cli.child import Child, start_process
-from tessera_cli.fleet import Attendance, Fleet, Start, Tries
+from tessera_cli.fleet import Fleet, Start, Tries
 from tessera_cli.live_nodes import sessions_of
 from tessera_cli.program_log import last_words
 from tessera_cli.programs import Programs
+from tessera_coordinator.attendance import Attendance
 from tessera_coordinator.client import Address, ControllerClient
 
 _LAST = {code.value: code for code in (ExitCode.DONE, ExitCode.TROUBLE, ExitCode.STOPPED, ExitCode.WRONG_INPUT)}

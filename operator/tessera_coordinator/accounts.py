@@ -183,6 +183,7 @@ class Accounts:
                 created=self._created,
                 changed=self._since,
                 now=now,
+                incidents=self._incidents.recent(),
             )
         )
         return document.model_dump(mode="json", by_alias=True, exclude_none=True)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.cluster.control_plane_programs import Programs, ProgramsUnavailable
+from tests.cluster.go_programs import Programs, ProgramsUnavailable
 
 START_LIMIT_SECONDS = 60.0
 STOP_LIMIT_SECONDS = 10.0

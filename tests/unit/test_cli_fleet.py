@@ -5,7 +5,8 @@ from __future__ import annotations
 import signal
 
 from tessera_api.exit_codes import ExitCode
-from tessera_cli.fleet import Attendance, Fleet, Start, Verdict
+from tessera_cli.fleet import Fleet, Start, Verdict
+from tessera_coordinator.attendance import Attendance
 
 KILLED = -int(signal.SIGKILL)
 

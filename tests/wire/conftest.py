@@ -11,7 +11,7 @@ import yaml
 from kubernetes import client, config
 
 from tests.cluster.control_plane import ControlPlane, control_plane
-from tests.cluster.control_plane_programs import Programs, cached_programs
+from tests.cluster.go_programs import Programs, cached_programs, missing
 
 CRDS = Path(__file__).parents[2] / "crds"
 
@@ -20,9 +20,9 @@ CRDS = Path(__file__).parents[2] / "crds"
 def programs() -> Programs:
     """The compiled programs; compiling takes minutes, so that a test run asks for it instead of doing it."""
     found = cached_programs()
-    if found.missing():
-        names = ", ".join(path.name for path in found.missing())
-        reason = f"{names} not compiled yet: run `python tests/cluster/control_plane_programs.py` once (needs Go)"
+    if lacking := missing(found.control_plane()):
+        names = ", ".join(lacking)
+        reason = f"{names} not compiled yet: run `python tests/cluster/go_programs.py` once (needs Go)"
         if os.environ.get("TESSERA_REQUIRE_CLUSTER") == "1":
             pytest.fail(reason)
         pytest.skip(reason)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import socket
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.cluster.control_plane import ControlPlaneFailed, control_plane
-from tests.cluster.control_plane_programs import KUBERNETES_VERSION, Programs
+from tests.cluster.go_programs import KUBERNETES_VERSION, Programs
 
 
 def test_it_answers_with_its_version_and_nothing_listens_after_its_end(programs: Programs, tmp_path: Path) -> None:
@@ -33,7 +34,7 @@ def test_it_answers_within_five_times_its_goal(programs: Programs, tmp_path: Pat
 
 
 def test_a_program_that_ends_at_once_is_said_with_its_log(programs: Programs, tmp_path: Path) -> None:
-    etcd_in_its_place = Programs(programs.etcd, programs.etcd, programs.kubectl)
+    etcd_in_its_place = replace(programs, kube_apiserver=programs.etcd)
 
     with pytest.raises(ControlPlaneFailed, match="a program ended"), control_plane(etcd_in_its_place, tmp_path):
         pass

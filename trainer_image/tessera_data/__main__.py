@@ -35,6 +35,7 @@ def main(arguments: list[str] | None = None) -> ExitCode:
     command = commands.add_parser("build", help="build a dataset, or go on with a build that was stopped")
     command.add_argument("file", type=Path, help="a manifest with one DatasetBuild")
     command.add_argument("--work", type=Path, required=True, help="folder for what is finished until the end")
+    command.add_argument("--result", type=Path, help="file that is to hold the last line, too")
     command.set_defaults(act=_build)
     command = commands.add_parser("baselines", help="bits per byte of gzip, unigram and bigram on the held-out text")
     command.add_argument("uri", help="address of a dataset's manifest.json")
@@ -42,7 +43,10 @@ def main(arguments: list[str] | None = None) -> ExitCode:
     command.set_defaults(act=_baselines)
     options = parser.parse_args(arguments)
     try:
-        _say(options.act(options))
+        said = options.act(options)
+        if getattr(options, "result", None) is not None:
+            options.result.write_text(json.dumps(said), encoding="utf-8")
+        _say(said)
     except (ManifestErrors, Refused) as error:
         return _failed(ExitCode.WRONG_INPUT, error)
     except (NotReproduced, CorruptShard) as error:

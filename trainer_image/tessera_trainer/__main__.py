@@ -20,6 +20,7 @@ from tessera_trainer.export import TokenizerFile, export
 from tessera_trainer.held_out import HeldOut, evaluate
 from tessera_trainer.loop import Parts, train
 from tessera_trainer.parallel import join_world
+from tessera_trainer.publish_export import publish_export
 from tessera_trainer.shards import gather_rows
 
 COLLECTIVE_LIMIT_SECONDS = 1800.0
@@ -62,7 +63,8 @@ def _conclude(run: tessera_run.Run, resolved: ResolvedRun, parts: Parts, directo
         dataset = parts.data.datasets[0]
         tokenizer = TokenizerFile(dataset.tokenizer(), dataset.manifest.tokenizer.end_of_text)
         export(directory.export, parts.shape, weights, tokenizer)
-        run.note("Exported", str(directory.export.name))
+        where = publish_export(directory.export, resolved.storage)
+        run.note("Exported", where)
     else:
         for _ in weights:
             pass

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 from tessera_api.incident import Incident
 
+RECENT = 20
+
 
 class Incidents:
     """The incidents of a run, the last of which may still be open."""
@@ -14,6 +16,7 @@ class Incidents:
         self._count = known
         self._open: list[Incident] = []
         self.steps_lost = 0
+        self._recent: dict[int, Incident] = {}
 
     def begin(self, cause: str, nodes: tuple[str, ...], generation: int, highest: int, now: float) -> Incident:
         """A generation ended unplanned."""
@@ -27,6 +30,7 @@ class Incidents:
             highest_step_before=highest,
         )
         self._open.append(incident)
+        self._remember([incident])
         return incident
 
     @classmethod
@@ -35,6 +39,7 @@ class Incidents:
         incidents = cls(max((incident.number for incident in known), default=0))
         for incident in known:
             incidents.steps_lost += incident.steps_lost or 0
+            incidents._remember([incident])
             if incident.passed_highest is None:
                 incidents._open.append(incident)
         return incidents
@@ -68,4 +73,16 @@ class Incidents:
 
     def _update(self, change: Callable[[Incident], Incident]) -> list[Incident]:
         before, self._open = self._open, [change(incident) for incident in self._open]
-        return [new for old, new in zip(before, self._open, strict=True) if new != old]
+        changed = [new for old, new in zip(before, self._open, strict=True) if new != old]
+        self._remember(changed)
+        return changed
+
+    def _remember(self, incidents: list[Incident]) -> None:
+        for incident in incidents:
+            self._recent[incident.number] = incident
+        for number in sorted(self._recent)[:-RECENT]:
+            del self._recent[number]
+
+    def recent(self) -> tuple[Incident, ...]:
+        """The newest ones, open or not, in order."""
+        return tuple(self._recent[number] for number in sorted(self._recent))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from tessera_api.incident import Incident
 from tessera_api.journal import StepLine
 from tessera_api.training_run import RunPhase, TrainingRunStatus
 
@@ -27,6 +28,7 @@ class Seen:
     changed: float
     """Unix seconds since when `phase` has been so."""
     now: float
+    incidents: tuple[Incident, ...] = ()
 
 
 _REASONS = {
@@ -61,11 +63,31 @@ def status(seen: Seen) -> TrainingRunStatus:
         shown["goodput"] = f"{seen.goodput:.3f}"
     if seen.seconds_per_step is not None and running:
         shown["eta"] = span((seen.total_steps - done) * seen.seconds_per_step)
+    if seen.incidents:
+        shown["incidents"] = [_incident(incident) for incident in seen.incidents]
     return TrainingRunStatus.model_validate({key: value for key, value in shown.items() if value is not None})
 
 
+def _incident(incident: Incident) -> dict[str, object]:
+    shown: dict[str, object] = {
+        "number": incident.number,
+        "cause": incident.cause[:300],
+        "nodes": list(dict.fromkeys(incident.nodes))[:8],
+        "detected": _time(incident.detected),
+    }
+    if incident.next_step is not None:
+        shown["recoverySeconds"] = f"{max(0.0, incident.next_step - incident.detected):.2f}"
+    if incident.steps_lost is not None:
+        shown["stepsLost"] = incident.steps_lost
+    return shown
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 def _condition(kind: str, value: str, reason: str, seen: Seen) -> dict[str, str]:
-    when = datetime.fromtimestamp(seen.changed, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    when = _time(seen.changed)
     return {
         "type": kind,
         "status": value,

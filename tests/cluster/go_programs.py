@@ -1,4 +1,4 @@
-"""The genuine programs of a Kubernetes control plane, compiled once from their Go modules.
+"""The genuine programs of a cluster, compiled once from their Go modules.
 
 Owns the cache folder (`TESSERA_CLUSTER_CACHE`, else `~/.cache/tessera-cluster`): a program is there complete or not at
 all, because it is compiled beside its place and renamed into it. Run as a program it compiles what is missing and says
@@ -13,16 +13,15 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 KUBERNETES_MODULE = "k8s.io/kubernetes"
 KUBERNETES_VERSION = "v1.35.4"
-ETCD_MODULE = "go.etcd.io/etcd/server/v3"
-ETCD_VERSION = "v3.6.16"
 BUILD_LIMIT_SECONDS = 3600.0
+KUBERNETES = ("kube-apiserver", "kubectl", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy")
 
 
 class ProgramsUnavailable(Exception):
@@ -30,57 +29,96 @@ class ProgramsUnavailable(Exception):
 
 
 @dataclass(frozen=True)
+class Module:
+    """A Go module with one program in it."""
+
+    program: str
+    path: str
+    version: str
+    package: str
+
+
+# Debian's etcd 3.4 lacks the progress notifications that the API server waits for.
+MODULES = (
+    Module("etcd", "go.etcd.io/etcd/server/v3", "v3.6.16", "go.etcd.io/etcd/server/v3"),
+    Module("coredns", "github.com/coredns/coredns", "v1.13.2", "github.com/coredns/coredns"),
+    Module("helm", "helm.sh/helm/v3", "v3.19.2", "helm.sh/helm/v3/cmd/helm"),
+)
+
+
+@dataclass(frozen=True)
 class Programs:
-    """Paths of the three programs that a control plane without nodes needs."""
+    """Where each program is, or will be once compiled."""
 
     etcd: Path
     kube_apiserver: Path
     kubectl: Path
+    kube_controller_manager: Path
+    kube_scheduler: Path
+    kubelet: Path
+    kube_proxy: Path
+    coredns: Path
+    helm: Path
 
-    def missing(self) -> list[Path]:
-        """Those that are not compiled yet."""
-        return [path for path in (self.etcd, self.kube_apiserver, self.kubectl) if not path.exists()]
+    def control_plane(self) -> tuple[Path, ...]:
+        """What a control plane without nodes needs."""
+        return (self.etcd, self.kube_apiserver, self.kubectl)
+
+    def all(self) -> tuple[Path, ...]:
+        """What a cluster with nodes needs."""
+        nodes = (self.kube_controller_manager, self.kube_scheduler, self.kubelet, self.kube_proxy)
+        return (*self.control_plane(), *nodes, self.coredns, self.helm)
+
+
+def missing(paths: Sequence[Path]) -> list[str]:
+    """Names of those that are not compiled yet."""
+    return [path.name for path in paths if not path.exists()]
 
 
 def cached_programs() -> Programs:
     """Where the programs are, or will be once compiled."""
-    etcd, kubernetes = _cache() / f"etcd-{ETCD_VERSION}", _cache() / f"kubernetes-{KUBERNETES_VERSION}"
-    return Programs(etcd / "etcd", kubernetes / "kube-apiserver", kubernetes / "kubectl")
+    places = {name: cache() / f"kubernetes-{KUBERNETES_VERSION}" / name for name in KUBERNETES}
+    places |= {module.program: cache() / f"{module.program}-{module.version}" / module.program for module in MODULES}
+    return Programs(**{name.replace("-", "_"): path for name, path in places.items()})
 
 
 def build_programs() -> Programs:
     """Compile what is missing. Several processes may call this at once: one compiles, the others wait for it."""
     programs = cached_programs()
-    if not programs.missing():
+    if not missing(programs.all()):
         return programs
     go = shutil.which("go")
     if go is None:
-        names = ", ".join(path.name for path in programs.missing())
-        raise ProgramsUnavailable(f"{names} are not in {_cache()}, and there is no Go to compile them with")
+        names = ", ".join(missing(programs.all()))
+        raise ProgramsUnavailable(f"{names} are not in {cache()}, and there is no Go to compile them with")
     with _build_lock():
-        if not programs.etcd.exists():
-            _compile(go, _etcd_module(go), ETCD_MODULE, programs.etcd)
-        for path in (programs.kube_apiserver, programs.kubectl):
-            if not path.exists():
-                _compile(go, _kubernetes_module(go), f"{KUBERNETES_MODULE}/cmd/{path.name}", path, _version_flags())
+        for module in MODULES:
+            target = cache() / f"{module.program}-{module.version}" / module.program
+            if not target.exists():
+                _compile(go, _module(go, module), module.package, target)
+        for name in KUBERNETES:
+            target = cache() / f"kubernetes-{KUBERNETES_VERSION}" / name
+            if not target.exists():
+                _compile(go, _kubernetes_module(go), f"{KUBERNETES_MODULE}/cmd/{name}", target, _version_flags())
     return programs
 
 
-def _cache() -> Path:
+def cache() -> Path:
+    """The folder that outlives every cluster: programs, images, what their layers were built from."""
     return Path(os.environ.get("TESSERA_CLUSTER_CACHE", Path.home() / ".cache" / "tessera-cluster"))
 
 
 @contextmanager
 def _build_lock() -> Iterator[None]:
-    _cache().mkdir(parents=True, exist_ok=True)
-    with (_cache() / "build.lock").open("w") as lock:
+    cache().mkdir(parents=True, exist_ok=True)
+    with (cache() / "build.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
-def _etcd_module(go: str) -> Path:
-    """A module of our own that requires etcd's server, whose root package is the program."""
-    folder = _module_folder("etcd", f"go 1.25.0\n\nrequire {ETCD_MODULE} {ETCD_VERSION}\n")
+def _module(go: str, module: Module) -> Path:
+    """A module of our own that requires the one with the program."""
+    folder = _module_folder(module.program, f"go 1.25.0\n\nrequire {module.path} {module.version}\n")
     _run_go(go, folder, "mod", "download")
     return folder
 
@@ -101,7 +139,7 @@ def _kubernetes_module(go: str) -> Path:
 
 
 def _module_folder(name: str, gomod: str) -> Path:
-    folder = _cache() / "modules" / name
+    folder = cache() / "modules" / name
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "go.mod").write_text(f"module tessera.dev/{name}\n\n{gomod}", encoding="utf-8")
     return folder
@@ -143,9 +181,9 @@ def main() -> None:
     except ProgramsUnavailable as reason:
         if "--if-possible" not in sys.argv or os.environ.get("TESSERA_REQUIRE_CLUSTER") == "1":
             raise
-        print(f"no API server, its tests will be skipped: {reason}")
+        print(f"no cluster, its tests will be skipped: {reason}")
         return
-    print(f"{programs.kube_apiserver.parent} and {programs.etcd.parent}: ready, {time.monotonic() - started:.0f} s")
+    print(f"{len(programs.all())} programs in {cache()}: ready, {time.monotonic() - started:.0f} s")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""The operator: makes TrainingRuns and DatasetBuilds true on a Kubernetes cluster."""

@@ -1,0 +1,109 @@
+"""Acts: the objects of a run or build, made and deleted. Each may be repeated; the marker of a start comes last."""
+
+from __future__ import annotations
+
+import logging
+import time
+from datetime import UTC, datetime
+
+from tessera_api.dataset_build import DatasetBuild
+from tessera_api.messages import Reaped
+from tessera_api.versions import versions
+from tessera_operator import names
+from tessera_operator.cluster import Cluster, Json, core, jobs
+from tessera_operator.coordinators import Coordinators
+from tessera_operator.core.resolve import Surroundings, resolve
+from tessera_operator.core.run_decision import Plan
+from tessera_operator.core.view import View
+from tessera_operator.keys import run_key
+from tessera_operator.manifests import build as build_manifests
+from tessera_operator.manifests import run as run_manifests
+from tessera_operator.manifests.run import Owner, Place
+from tessera_operator.observe import Found, Pinned
+from tessera_operator.profiles import Settings
+
+logger = logging.getLogger(__name__)
+
+
+def owner_of(found: Found) -> Owner:
+    """Whom the children belong to."""
+    return Owner(found.namespace, found.name, found.uid)
+
+
+async def begin_run(cluster: Cluster, found: Found, view: View, settings: Settings, secret: bytes) -> None:
+    """Key and services, then run.json, which says that all of them are there."""
+    owner = owner_of(found)
+    await cluster.create(core(found.namespace, "secrets"), run_manifests.key_secret(owner, run_key(secret, found.uid)))
+    for service in (run_manifests.nodes_service(owner), run_manifests.coordinator_service(owner, 0)):
+        await cluster.create(core(found.namespace, "services"), service)
+    accelerator = view.run.spec.nodes.accelerator
+    profile = settings.profiles[accelerator]
+    address = names.coordinator_address(found.name, found.namespace)
+    around = Surroundings(address, versions(), found.created, time.time())
+    document = run_manifests.start_document(owner, resolve(view.run, view.datasets, profile, around))
+    document["data"]["settings.json"] = settings.model_copy(
+        update={"profiles": {accelerator: profile}}
+    ).model_dump_json(by_alias=True)
+    await cluster.create(core(found.namespace, "configmaps"), document)
+
+
+async def make_pods(cluster: Cluster, found: Found, start: Pinned, plan: Plan) -> None:
+    """Pods as the start was begun with: a newer operator or other settings change nothing in a run under way."""
+    owner, profile = owner_of(found), next(iter(start.settings.profiles.values()))
+    for wanted in plan.make:
+        if wanted.slot == names.COORDINATOR_SLOT:
+            service = run_manifests.coordinator_service(owner, wanted.attempt)
+            path = core(found.namespace, "services", names.coordinator_service(found.name))
+            await cluster.apply(path, service)
+            pod = run_manifests.coordinator_pod(owner, start.resolved, start.settings, wanted.attempt)
+        else:
+            place = Place(wanted.slot, wanted.attempt)
+            pod = run_manifests.worker_pod(owner, start.resolved, start.settings, profile, place)
+        if await cluster.create(core(found.namespace, "pods"), pod):
+            logger.info("pod %s/%s made", found.namespace, pod["metadata"]["name"])
+
+
+async def delete_pods(cluster: Cluster, found: Found, plan: Plan) -> None:
+    """What was decided to go, by uid."""
+    for gone in plan.delete:
+        logger.info("pod %s/%s deleted%s: %s", found.namespace, gone.name, " by force" if gone.force else "", gone.why)
+        await cluster.delete(core(found.namespace, "pods", gone.name), gone.uid, gone.force)
+
+
+def tell_endings(coordinators: Coordinators, uid: str, view: View) -> None:
+    """A pod that has ended is a second source for the coordinator: its node need not be waited for."""
+    for pod in view.pods:
+        if pod.role == names.WORKER and pod.over and view.answer is not None and pod.name in view.answer.counted:
+            coordinators.reaped(uid, Reaped(node=pod.name, agent_pid=1, code=pod.exit_code or 0))
+
+
+async def make_build(cluster: Cluster, found: Found, build: DatasetBuild, settings: Settings) -> None:
+    """The build's manifest, then its Job."""
+    document = build_manifests.build_document(build, found.namespace, found.uid)
+    await cluster.create(core(found.namespace, "configmaps"), document)
+    await cluster.create(jobs(found.namespace), build_manifests.build_job(build, found.namespace, found.uid, settings))
+
+
+async def say(cluster: Cluster, found: Found, kind: str, reason: str, message: str) -> None:
+    """An event of the resource: a transition, told once."""
+    now = datetime.now(UTC)
+    event: Json = {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"generateName": f"{found.name}.", "namespace": found.namespace},
+        "involvedObject": {
+            "apiVersion": "tessera.dev/v1alpha1",
+            "kind": kind,
+            "name": found.name,
+            "namespace": found.namespace,
+            "uid": found.uid,
+        },
+        "type": "Warning" if reason in ("Failed", "Recovering") else "Normal",
+        "reason": reason,
+        "message": message[:1000],
+        "firstTimestamp": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "lastTimestamp": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "count": 1,
+        "source": {"component": "tessera-operator"},
+    }
+    await cluster.create(core(found.namespace, "events"), event)

@@ -1,0 +1,102 @@
+"""The operator's streams to the coordinators of the runs that live: one task a run, which keeps the newest answer.
+
+What must stay true: an answer has an age, so that nobody acts on an old one; a coordinator that is away is tried for
+as long as its run lives; whoever waits for a run is woken when more than its numbers has changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from pydantic import ValidationError
+
+from tessera_api.messages import Reaped, StatusAnswer
+from tessera_api.training_run import TrainingRunStatus
+from tessera_coordinator.attendance import Attendance
+from tessera_coordinator.client import Address, ControllerClient
+from tessera_operator.core.run_status import NUMBERS
+from tessera_operator.core.view import Answer
+
+PATIENCE_SECONDS = 5.0
+QUESTION_SECONDS = 1.0
+
+
+@dataclass
+class _Watched:
+    client: ControllerClient
+    task: asyncio.Task[None]
+    attendance: Attendance = field(default_factory=lambda: Attendance(PATIENCE_SECONDS))
+    alive: frozenset[str] = frozenset()
+    answer: StatusAnswer | None = None
+    status: TrainingRunStatus = field(default_factory=TrainingRunStatus)
+    missing: frozenset[str] = frozenset()
+    heard: float = 0.0
+
+
+class Coordinators:
+    """By the uid of the run. `wake(uid)` is called when a run should be looked at."""
+
+    def __init__(self, wake: Callable[[str], None]) -> None:
+        self._wake = wake
+        self._watched: dict[str, _Watched] = {}
+
+    def watch(self, uid: str, address: str, key: bytes) -> None:
+        """Listen to a run's coordinator from now on."""
+        if uid in self._watched:
+            return
+        client = ControllerClient(Address.parse(address), key, "tessera-operator", QUESTION_SECONDS)
+        watched = _Watched(client, asyncio.get_running_loop().create_task(client.run()))
+        client.on_status = lambda answer: self._answered(uid, answer)
+        client.on_stream = lambda connected: watched.attendance.interrupted()
+        self._watched[uid] = watched
+
+    def forget(self, uid: str) -> None:
+        """The run is over or gone."""
+        watched = self._watched.pop(uid, None)
+        if watched is not None:
+            watched.task.cancel()
+
+    def alive(self, uid: str, pods: frozenset[str]) -> None:
+        """Which pods of the run live, as far as Kubernetes knows."""
+        if uid in self._watched:
+            self._watched[uid].alive = pods
+
+    def reaped(self, uid: str, report: Reaped) -> None:
+        """A pod has ended: told to the coordinator."""
+        if uid in self._watched:
+            self._watched[uid].client.reaped(report)
+
+    def answer(self, uid: str) -> Answer | None:
+        """The newest answer; None when there was none yet."""
+        watched = self._watched.get(uid)
+        if watched is None or watched.answer is None:
+            return None
+        said = watched.answer
+        counted, age = frozenset((*said.active, *said.spare)), time.monotonic() - watched.heard
+        return Answer(watched.status, counted, watched.missing, said.closed, age)
+
+    def _answered(self, uid: str, answer: StatusAnswer) -> None:
+        watched = self._watched.get(uid)
+        if watched is None:
+            return
+        now = time.monotonic()
+        before = (_stands(watched), watched.missing)
+        try:
+            watched.status = TrainingRunStatus.model_validate(answer.status)
+        except ValidationError:  # a newer coordinator shows more than this operator knows
+            known = set(TrainingRunStatus.model_fields) | {f.alias for f in TrainingRunStatus.model_fields.values()}
+            watched.status = TrainingRunStatus.model_validate({k: v for k, v in answer.status.items() if k in known})
+        watched.answer, watched.heard = answer, now
+        present = frozenset((*answer.active, *answer.spare))
+        watched.missing = frozenset(watched.attendance.answered(present, watched.alive, now))
+        if (_stands(watched), watched.missing) != before:
+            self._wake(uid)
+
+
+def _stands(watched: _Watched) -> object:
+    answer = watched.answer
+    without = watched.status.model_copy(update={name: None for name in NUMBERS})
+    return (without, answer.active, answer.spare, answer.closed) if answer is not None else None

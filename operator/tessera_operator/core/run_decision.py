@@ -1,0 +1,139 @@
+"""What to do about a run: ordered rules from what was seen to what is to be done. Pure.
+
+Phase is output, never input. The first rule that speaks ends the list.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tessera_api.exit_codes import ExitCode
+from tessera_api.training_run import PodAttempts
+from tessera_operator import names
+from tessera_operator.core.slots import DeletePod, MakePod, attempts, due, forceable, to_delete, to_make
+from tessera_operator.core.view import Pod, View
+
+SOON = 5.0
+LATER = 60.0
+CLOSING_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Blocked:
+    """The run cannot begin yet, or never will as it is."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a pass does, in this order: write `attempts`, make the start, pods, deletions."""
+
+    attempts: dict[str, PodAttempts] = field(default_factory=dict)
+    begin: bool = False
+    """Make what every pod needs: key, services, run.json."""
+    make: tuple[MakePod, ...] = ()
+    delete: tuple[DeletePod, ...] = ()
+    blocked: Blocked | None = None
+    over: Over | None = None
+    look_again: float = LATER
+    """Seconds until the next pass, if nothing wakes the key before."""
+
+
+@dataclass(frozen=True)
+class Over:
+    """How the run ended."""
+
+    succeeded: bool
+    reason: str
+    message: str
+
+
+def decide(view: View) -> Plan:
+    """See the module."""
+    if view.start is None:
+        blocked = blocked_by(view)
+        return Plan(begin=blocked is None, blocked=blocked, look_again=LATER if blocked else 0.0)
+    if (over := ended(view)) is not None:
+        return Plan(delete=tuple(_leftovers(view)), over=over, look_again=SOON if _restless(view) else LATER)
+    wanted = attempts(view)
+    waits = [due(entry) - view.now for entry in wanted.values() if due(entry) > view.now]
+    return Plan(
+        attempts=wanted,
+        make=tuple(to_make(view, wanted)),
+        delete=tuple(to_delete(view, wanted)),
+        look_again=max(0.2, min([SOON, *waits])),
+    )
+
+
+def blocked_by(view: View) -> Blocked | None:
+    """Why the run cannot begin: a mistake with its remedy, or something that is waited for."""
+    spec = view.run.spec
+    if spec.nodes.accelerator not in view.profiles:
+        known = ", ".join(sorted(view.profiles)) or "none"
+        words = f"spec.nodes.accelerator is {spec.nodes.accelerator}; profiles of this installation: {known}"
+        return Blocked("UnknownAccelerator", f"{words}: choose one of them, or ask the administrator for a new one")
+    if not spec.storage.uri.startswith("s3://"):
+        words = f"spec.storage.uri is {spec.storage.uri}, which pods on several nodes do not share"
+        return Blocked("StorageNotShared", f"{words}: give an s3:// address")
+    if spec.model.from_ is not None:
+        return Blocked("OriginNotSupported", "spec.model.from does not work on a cluster yet: give model.recipe")
+    return _data(view)
+
+
+def _data(view: View) -> Blocked | None:
+    for place, entry in enumerate(view.run.spec.data.mix):
+        build = view.datasets.get(entry.dataset)
+        path = f"spec.data.mix[{place}].dataset: {entry.dataset}"
+        if build is None:
+            return Blocked("DatasetMissing", f"{path} is no DatasetBuild of this namespace: create it, or name another")
+        state = next((c for c in build.conditions or () if c.type == "Succeeded"), None)
+        if state is not None and state.status == "False":
+            return Blocked("DatasetFailed", f"{path} could not be built: {state.message}"[:2000])
+        if state is None or state.status != "True":
+            return Blocked("DatasetNotReady", f"{path} is still being built")
+    return None
+
+
+def ended(view: View) -> Over | None:
+    """How the run ended, as its coordinator says it, or its exit code when nobody heard it."""
+    known = next((c for c in view.status.conditions or () if c.type == "Succeeded"), None)
+    if known is not None and known.status != "Unknown":
+        return Over(known.status == "True", known.reason, known.message)
+    answer = view.answer
+    if answer is not None and answer.closed is not None:
+        state = next((c for c in answer.status.conditions or () if c.type == "Succeeded"), None)
+        succeeded = state is not None and state.status == "True"
+        return Over(succeeded, "Complete" if succeeded else "Failed", answer.closed[:2000])
+    for pod in view.pods:
+        if pod.role == names.COORDINATOR and (over := _said_by_code(pod)) is not None:
+            return over
+    return None
+
+
+def _said_by_code(pod: Pod) -> Over | None:
+    match pod.exit_code:
+        case ExitCode.DONE if pod.over:
+            return Over(True, "Complete", "the run is complete")
+        case ExitCode.TROUBLE | ExitCode.WRONG_INPUT:
+            return Over(False, "Failed", pod.message[-2000:] or "the coordinator ended without a word")
+        case _:
+            return None
+
+
+def _leftovers(view: View) -> list[DeletePod]:
+    """After the end: pods that never trained, that outstay it, or whose node is lost."""
+    lost = [DeletePod(pod.name, pod.uid, True, f"node {pod.node} is lost") for pod in view.pods if forceable(view, pod)]
+    staying = [pod for pod in view.pods if not pod.deleting and not pod.over and _outstays(view, pod)]
+    return lost + [DeletePod(pod.name, pod.uid, False, "the run has ended") for pod in staying]
+
+
+def _outstays(view: View, pod: Pod) -> bool:
+    if pod.role == names.COORDINATOR:
+        return pod.exit_code is not None or view.suspect(pod)
+    return pod.phase == "Pending" or view.suspect(pod)
+
+
+def _restless(view: View) -> bool:
+    return any(not pod.over for pod in view.pods)

@@ -1,0 +1,119 @@
+"""Slots: which pod is meant to be in each, and which pods must go. Pure.
+
+What must stay true: a pod is given up only when it has ended, is being deleted, or two sources agree that its node is
+lost (the run's coordinator, which counts it no more, and either some seconds of its answers or Kubernetes); nothing is
+deleted by force but what is being deleted already, counted by nobody, on a node that Kubernetes doubts too; a slot
+whose pods end at once is tried ever more slowly, and never given up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from tessera_api.training_run import PodAttempts
+from tessera_operator import names
+from tessera_operator.core.view import Pod, View
+
+QUICK_SECONDS = 30.0
+FREE_QUICK_ENDS = 3
+LONGEST_WAIT = 60.0
+START_PATIENCE = 120.0
+"""A pod on a suspect node that was never counted is given up only when it is as old."""
+
+
+@dataclass(frozen=True)
+class MakePod:
+    """A pod that is meant to be there and is not."""
+
+    slot: str
+    attempt: int
+
+
+@dataclass(frozen=True)
+class DeletePod:
+    """A pod that has to go. `uid` keeps a newer one of the same name safe."""
+
+    name: str
+    uid: str
+    force: bool
+    why: str
+
+
+def slots_of(view: View) -> list[str]:
+    """The coordinator's slot, then one for each node."""
+    nodes = view.run.spec.nodes
+    return [names.COORDINATOR_SLOT, *names.node_slots(nodes.count + nodes.spares)]
+
+
+def attempts(view: View) -> dict[str, PodAttempts]:
+    """Which pod is meant to be in each slot from now on. It is written down before anything is done about it."""
+    before = {entry.slot: entry for entry in view.status.attempts or ()}
+    pods = {(pod.slot, pod.attempt): pod for pod in view.pods}
+    after = {}
+    for slot in slots_of(view):
+        entry = before.get(slot) or PodAttempts(slot=slot, attempt=0)
+        pod = pods.get((slot, entry.attempt))
+        after[slot] = _next(entry, pod, view.now) if pod is not None and _given_up(view, pod) else entry
+    return after
+
+
+def _given_up(view: View, pod: Pod) -> bool:
+    if pod.deleting or pod.over:
+        return True
+    answer = view.answer
+    if pod.role == names.COORDINATOR:
+        return view.suspect(pod) and (answer is None or not answer.fresh)
+    if answer is None or not answer.fresh or pod.name in answer.counted or pod.phase != "Running":
+        return False
+    return pod.name in answer.missing or (view.suspect(pod) and view.now - pod.created > START_PATIENCE)
+
+
+def _next(entry: PodAttempts, pod: Pod, now: float) -> PodAttempts:
+    quick = entry.quick + 1 if pod.over and now - pod.created < QUICK_SECONDS else 0
+    stamp = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return PodAttempts(slot=entry.slot, attempt=entry.attempt + 1, quick=min(quick, 1000), since=stamp)
+
+
+def due(entry: PodAttempts) -> float:
+    """Unix seconds from which the pod may be made."""
+    over = entry.quick - FREE_QUICK_ENDS
+    if entry.since is None or over <= 0:
+        return 0.0
+    since = datetime.strptime(entry.since, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timestamp()
+    return since + float(min(LONGEST_WAIT, 2.0 ** min(over, 10)))
+
+
+def to_make(view: View, wanted: dict[str, PodAttempts]) -> list[MakePod]:
+    """The pods that are meant to be there and are not, coordinator first."""
+    there = {(pod.slot, pod.attempt) for pod in view.pods}
+    return [
+        MakePod(entry.slot, entry.attempt)
+        for entry in wanted.values()
+        if (entry.slot, entry.attempt) not in there and due(entry) <= view.now
+    ]
+
+
+def to_delete(view: View, wanted: dict[str, PodAttempts]) -> list[DeletePod]:
+    """Pods that have been replaced, and slots that are not wanted any more."""
+    return list(_to_delete(view, wanted))
+
+
+def _to_delete(view: View, wanted: dict[str, PodAttempts]) -> Iterator[DeletePod]:
+    for pod in view.pods:
+        entry = wanted.get(pod.slot)
+        if entry is not None and pod.attempt >= entry.attempt:
+            continue
+        if pod.deleting:
+            if forceable(view, pod):
+                yield DeletePod(pod.name, pod.uid, True, f"node {pod.node} is lost")
+        elif not pod.over or entry is None or pod.attempt < entry.attempt - 1:
+            # The one before stays when it has ended by itself: its log says why.
+            yield DeletePod(pod.name, pod.uid, False, "replaced" if entry else "no longer wanted")
+
+
+def forceable(view: View, pod: Pod) -> bool:
+    """Whether a pod that is being deleted may leave the API before its kubelet says so."""
+    counted = view.answer is not None and view.answer.fresh and pod.name in view.answer.counted
+    return pod.deleting and not counted and view.suspect(pod)

@@ -1,0 +1,108 @@
+"""What a pass sees of a run: values, read once, from which everything is decided."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from tessera_api.dataset_build import DatasetBuildStatus
+from tessera_api.resolved_run import ResolvedRun
+from tessera_api.training_run import TrainingRun, TrainingRunStatus
+
+
+@dataclass(frozen=True)
+class Pod:
+    """One pod of a run."""
+
+    name: str
+    uid: str
+    role: str
+    slot: str
+    attempt: int
+    phase: str
+    """Kubernetes' word: Pending, Running, Succeeded, Failed, Unknown."""
+    node: str | None = None
+    """Where it was placed."""
+    created: float = 0.0
+    """Unix seconds."""
+    deleting: bool = False
+    exit_code: int | None = None
+    """Of its container, the last time that it ended."""
+    message: str = ""
+    """Why it waits, or its last words."""
+
+    @property
+    def over(self) -> bool:
+        """It will do nothing more."""
+        return self.phase in ("Succeeded", "Failed")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What Kubernetes knows of a node: the second source before anything is destroyed."""
+
+    ready: bool
+    lease_age: float | None
+    """Seconds since its kubelet last renewed its lease; None when there is none."""
+
+    @property
+    def suspect(self) -> bool:
+        """Whether Kubernetes doubts it too."""
+        return not self.ready or self.lease_age is None or self.lease_age > LEASE_SECONDS
+
+
+LEASE_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The newest answer of the run's coordinator."""
+
+    status: TrainingRunStatus
+    counted: frozenset[str]
+    """Nodes that it counts, training or spare."""
+    missing: frozenset[str]
+    """Nodes that it once counted and has not for some seconds of answers."""
+    closed: str | None
+    age: float
+    """Seconds since."""
+
+    @property
+    def fresh(self) -> bool:
+        """Whether it may be acted upon."""
+        return self.age <= ANSWER_SECONDS
+
+
+ANSWER_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class View:
+    """Everything that decides about one run."""
+
+    run: TrainingRun
+    created: float
+    generation: int
+    now: float
+    """Unix seconds."""
+    pods: tuple[Pod, ...] = ()
+    start: ResolvedRun | None = None
+    """The start that is under way; None before the first."""
+    datasets: Mapping[str, DatasetBuildStatus | None] = field(default_factory=dict)
+    """Of every dataset of the mixture; None: there is no such build."""
+    profiles: frozenset[str] = frozenset()
+    machines: Mapping[str, Machine] = field(default_factory=dict)
+    """By name; a node that is not in it does not exist any more."""
+    answer: Answer | None = None
+
+    @property
+    def status(self) -> TrainingRunStatus:
+        """As it stands in the resource."""
+        return self.run.status or TrainingRunStatus()
+
+    def suspect(self, pod: Pod) -> bool:
+        """Whether Kubernetes doubts the node of a pod."""
+        if pod.node is None:
+            return False
+        machine = self.machines.get(pod.node)
+        return machine is None or machine.suspect

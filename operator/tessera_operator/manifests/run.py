@@ -1,0 +1,174 @@
+"""The objects of a run: key, run.json, services, coordinator, nodes."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+
+from tessera_api.resolved_run import ResolvedRun
+from tessera_operator import names
+from tessera_operator.manifests.pods import (
+    RUN_FOLDER,
+    Manifest,
+    container,
+    owned,
+    pod_spec,
+    storage_environment,
+)
+from tessera_operator.profiles import Profile, Settings
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The run that everything belongs to."""
+
+    namespace: str
+    name: str
+    uid: str
+
+    def metadata(self, name: str, role: str = "", **labels: str) -> Manifest:
+        """Metadata of a child."""
+        ours = {names.RUN_LABEL: self.name, "app.kubernetes.io/managed-by": "tessera"}
+        if role:
+            ours[names.ROLE_LABEL] = role
+        return {
+            "name": name,
+            "namespace": self.namespace,
+            "labels": ours | labels,
+            "ownerReferences": [owned("TrainingRun", self.name, self.uid)],
+        }
+
+
+def key_secret(owner: Owner, key: bytes) -> Manifest:
+    """The run's key, for its own pods."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": owner.metadata(names.secret_name(owner.name)),
+        "immutable": True,
+        "data": {"key": base64.b64encode(key).decode()},
+    }
+
+
+def start_document(owner: Owner, resolved: ResolvedRun) -> Manifest:
+    """run.json of one start; it never changes."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": owner.metadata(names.start_name(owner.name, resolved.start)),
+        "immutable": True,
+        "data": {"run.json": resolved.encode().decode()},
+    }
+
+
+def nodes_service(owner: Owner) -> Manifest:
+    """Headless: gives every node a name."""
+    selector = {names.RUN_LABEL: owner.name, names.ROLE_LABEL: names.WORKER}
+    spec = {"clusterIP": "None", "publishNotReadyAddresses": True, "selector": selector}
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": owner.metadata(names.service_name(owner.name)),
+        "spec": spec,
+    }
+
+
+def coordinator_service(owner: Owner, attempt: int) -> Manifest:
+    """Leads to the one coordinator pod that is meant to be there, never to one before it on a lost node."""
+    selector = {
+        names.RUN_LABEL: owner.name,
+        names.ROLE_LABEL: names.COORDINATOR,
+        names.ATTEMPT_LABEL: str(attempt),
+    }
+    ports = [{"name": "streams", "port": names.PORT, "targetPort": names.PORT}]
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": owner.metadata(names.coordinator_service(owner.name)),
+        "spec": {"selector": selector, "ports": ports, "publishNotReadyAddresses": True},
+    }
+
+
+def coordinator_pod(owner: Owner, resolved: ResolvedRun, settings: Settings, attempt: int) -> Manifest:
+    """A small pod without devices."""
+    arguments = ["tessera_coordinator", "--run-directory", RUN_FOLDER, "--listen", f"0.0.0.0:{names.PORT}"]
+    secret = resolved.run.spec.storage.secret_ref
+    body = container(
+        *("coordinator", settings.operator_image, settings.pull_policy, arguments),
+        env=storage_environment(secret.name if secret else None),
+        ports=[{"name": "streams", "containerPort": names.PORT}],
+        resources=settings.coordinator_resources,
+        volumeMounts=_run_mounts(),
+    )
+    labels = {names.SLOT_LABEL: names.COORDINATOR_SLOT, names.ATTEMPT_LABEL: str(attempt)}
+    spec = pod_spec(
+        *(body, _run_volumes(owner, resolved)),
+        nodeSelector=settings.coordinator_node_selector,
+        tolerations=list(settings.coordinator_tolerations),
+        # Kubernetes starts a program that ended again, without a word to anybody: quicker than a new pod.
+        restartPolicy="OnFailure",
+        terminationGracePeriodSeconds=10,
+    )
+    name = names.pod_name(owner.name, names.COORDINATOR_SLOT, attempt)
+    metadata = owner.metadata(name, names.COORDINATOR, **labels)
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which pod of which slot."""
+
+    slot: str
+    attempt: int
+
+
+def worker_pod(owner: Owner, resolved: ResolvedRun, settings: Settings, profile: Profile, place: Place) -> Manifest:
+    """A node of the run: torchrun's agent and its trainers."""
+    name = names.pod_name(owner.name, place.slot, place.attempt)
+    arguments = ["tessera_trainer.agent", "--run-directory", RUN_FOLDER, "--node", name]
+    arguments += ["--coordinator", resolved.coordinator]
+    secret = resolved.run.spec.storage.secret_ref
+    environment = [{"name": key, "value": value} for key, value in profile.environment.items()]
+    mounts = [{"name": "cache", "mountPath": "/cache"}, {"name": "memory", "mountPath": "/dev/shm"}]
+    body = container(
+        *("node", settings.trainer_image, settings.pull_policy, arguments),
+        env=[*environment, *storage_environment(secret.name if secret else None)],
+        resources=profile.resources,
+        volumeMounts=[*_run_mounts(), *mounts],
+    )
+    memory = {"name": "memory", "emptyDir": {"medium": "Memory", "sizeLimit": profile.shared_memory}}
+    spec = pod_spec(
+        *(body, [*_run_volumes(owner, resolved), {"name": "cache", "emptyDir": {}}, memory]),
+        hostname=name,
+        subdomain=names.service_name(owner.name),
+        nodeSelector=profile.node_selector,
+        tolerations=list(profile.tolerations),
+        affinity=_apart(owner) if profile.one_pod_per_host else {},
+        terminationGracePeriodSeconds=30,
+    )
+    labels = {names.SLOT_LABEL: place.slot, names.ATTEMPT_LABEL: str(place.attempt)}
+    metadata = owner.metadata(name, names.WORKER, **labels)
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+
+
+def _apart(owner: Owner) -> Manifest:
+    labels = {names.RUN_LABEL: owner.name, names.ROLE_LABEL: names.WORKER}
+    term = {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": labels}}
+    return {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
+
+
+def _run_volumes(owner: Owner, resolved: ResolvedRun) -> list[Manifest]:
+    """The run's folder, with key and run.json in it."""
+    return [
+        {"name": "run", "emptyDir": {}},
+        {"name": "key", "secret": {"secretName": names.secret_name(owner.name), "defaultMode": 0o440}},
+        {"name": "start", "configMap": {"name": names.start_name(owner.name, resolved.start)}},
+    ]
+
+
+def _run_mounts() -> list[Manifest]:
+    return [
+        {"name": "run", "mountPath": RUN_FOLDER},
+        {"name": "key", "mountPath": f"{RUN_FOLDER}/key", "subPath": "key", "readOnly": True},
+        {"name": "start", "mountPath": f"{RUN_FOLDER}/run.json", "subPath": "run.json", "readOnly": True},
+    ]

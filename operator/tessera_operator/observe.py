@@ -1,0 +1,216 @@
+"""Observation: everything that decides about a run or a build, read once at the beginning of a pass."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from tessera_api.dataset_build import DatasetBuild, DatasetBuildStatus
+from tessera_api.resolved_run import ResolvedRun
+from tessera_api.training_run import TrainingRun
+from tessera_operator import names
+from tessera_operator.cluster import Cluster, Json, core, jobs, lease_of_node, node, ours
+from tessera_operator.coordinators import Coordinators
+from tessera_operator.core.view import Machine, Pod, View
+from tessera_operator.profiles import Settings
+
+
+@dataclass(frozen=True)
+class Found:
+    """A resource as it stands in the API."""
+
+    namespace: str
+    name: str
+    uid: str
+    version: str
+    generation: int
+    created: float
+    deleting: bool
+    document: Json
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """What a start was begun with: its run.json, and the settings of that day."""
+
+    resolved: ResolvedRun
+    settings: Settings
+
+
+class Unreadable(ValueError):
+    """The resource is not what this version takes for one: a newer version wrote it, or its schema was passed by."""
+
+
+async def find(cluster: Cluster, plural: str, namespace: str, name: str) -> Found | None:
+    """The resource; None when it is gone."""
+    document = await cluster.get(ours(namespace, plural, name))
+    if document is None:
+        return None
+    meta = document["metadata"]
+    return Found(
+        namespace=namespace,
+        name=name,
+        uid=meta["uid"],
+        version=meta["resourceVersion"],
+        generation=int(meta.get("generation", 0)),
+        created=seconds(meta["creationTimestamp"]),
+        deleting="deletionTimestamp" in meta,
+        document=document,
+    )
+
+
+async def view_run(cluster: Cluster, found: Found, settings: Settings, coordinators: Coordinators) -> View:
+    """Raises Unreadable, ClusterError."""
+    run = read_run(found)
+    start = await pinned(cluster, found)
+    pods = await pods_of(cluster, found)
+    alive = frozenset(pod.name for pod in pods if pod.phase == "Running" and not pod.deleting)
+    coordinators.alive(found.uid, alive)
+    datasets: dict[str, DatasetBuildStatus | None] = {}
+    if start is None:
+        for entry in run.spec.data.mix:
+            datasets[entry.dataset] = await _dataset(cluster, found.namespace, entry.dataset)
+    return View(
+        run=run,
+        created=found.created,
+        generation=found.generation,
+        now=time.time(),
+        pods=pods,
+        start=start.resolved if start else None,
+        datasets=datasets,
+        profiles=frozenset(settings.profiles),
+        machines=await _machines(cluster, pods),
+        answer=coordinators.answer(found.uid),
+    )
+
+
+def read_run(found: Found) -> TrainingRun:
+    """The resource as a value. Raises Unreadable."""
+    try:
+        return TrainingRun.parse(found.document)
+    except ValidationError as error:
+        raise Unreadable(f"this version of the operator can't read the resource: {error}"[:2000]) from error
+
+
+async def pinned(cluster: Cluster, found: Found) -> Pinned | None:
+    """The start that is under way, from the document that its pods read."""
+    document = await cluster.get(core(found.namespace, "configmaps", names.start_name(found.name, 1)))
+    if document is None or not belongs(document, found.uid):
+        return None
+    data = document["data"]
+    return Pinned(
+        ResolvedRun.model_validate_json(data["run.json"]), Settings.model_validate_json(data["settings.json"])
+    )
+
+
+def belongs(document: Json, uid: str) -> bool:
+    """Whether an object is this owner's, and not an older one's of the same name."""
+    return any(owner.get("uid") == uid for owner in document["metadata"].get("ownerReferences") or [])
+
+
+async def pods_of(cluster: Cluster, found: Found) -> tuple[Pod, ...]:
+    """The run's pods; one that cannot be read is passed over, not the whole pass."""
+    documents = await cluster.list(core(found.namespace, "pods"), f"{names.RUN_LABEL}={found.name}")
+    read = (_pod(document) for document in documents if belongs(document, found.uid))
+    return tuple(sorted((pod for pod in read if pod is not None), key=lambda pod: (pod.slot, pod.attempt)))
+
+
+def _pod(document: Json) -> Pod | None:
+    meta, spec, status = document["metadata"], document.get("spec") or {}, document.get("status") or {}
+    labels = meta.get("labels") or {}
+    try:
+        slot, attempt = labels[names.SLOT_LABEL], int(labels[names.ATTEMPT_LABEL])
+    except (KeyError, ValueError):
+        return None
+    code, words = _ending(status)
+    return Pod(
+        name=meta["name"],
+        uid=meta["uid"],
+        role=labels.get(names.ROLE_LABEL, ""),
+        slot=slot,
+        attempt=attempt,
+        phase=status.get("phase", "Pending"),
+        node=spec.get("nodeName"),
+        created=seconds(meta["creationTimestamp"]),
+        deleting="deletionTimestamp" in meta,
+        exit_code=code,
+        message=words or _waits_for(status),
+    )
+
+
+def _ending(status: Json) -> tuple[int | None, str]:
+    """Exit code and last words of the pod's one container, the last time that it ended."""
+    for container in status.get("containerStatuses") or []:
+        for state in (container.get("state") or {}, container.get("lastState") or {}):
+            if ended := state.get("terminated"):
+                return int(ended.get("exitCode", 1)), str(ended.get("message") or ended.get("reason") or "")
+    return None, ""
+
+
+def _waits_for(status: Json) -> str:
+    for condition in status.get("conditions") or []:
+        if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
+            return str(condition.get("message") or "")[:500]
+    for container in status.get("containerStatuses") or []:
+        if waiting := (container.get("state") or {}).get("waiting"):
+            return f"{waiting.get('reason', '')}: {waiting.get('message', '')}"[:500]
+    return ""
+
+
+async def _dataset(cluster: Cluster, namespace: str, name: str) -> DatasetBuildStatus | None:
+    found = await find(cluster, "datasetbuilds", namespace, name)
+    if found is None:
+        return None
+    try:
+        return DatasetBuild.parse(found.document).status or DatasetBuildStatus()
+    except ValidationError:
+        return DatasetBuildStatus()
+
+
+async def _machines(cluster: Cluster, pods: tuple[Pod, ...]) -> dict[str, Machine]:
+    """The nodes that pods were placed on."""
+    found = {}
+    for name in sorted({pod.node for pod in pods if pod.node is not None and not pod.over}):
+        document = await cluster.get(node(name))
+        if document is None:
+            continue
+        lease = await cluster.get(lease_of_node(name))
+        renewed = ((lease or {}).get("spec") or {}).get("renewTime")
+        age = time.time() - seconds(renewed) if renewed else None
+        conditions = (document.get("status") or {}).get("conditions") or []
+        ready = any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions)
+        found[name] = Machine(ready, age)
+    return found
+
+
+@dataclass(frozen=True)
+class BuildSeen:
+    """What decides about a build."""
+
+    build: DatasetBuild
+    job: Json | None
+    pods: tuple[Json, ...]
+
+
+async def view_build(cluster: Cluster, found: Found) -> BuildSeen:
+    """Raises Unreadable, ClusterError."""
+    try:
+        build = DatasetBuild.parse(found.document)
+    except ValidationError as error:
+        raise Unreadable(f"this version of the operator can't read the resource: {error}"[:2000]) from error
+    job = await cluster.get(jobs(found.namespace, names.build_name(found.name)))
+    if job is not None and not belongs(job, found.uid):
+        job = None
+    selector = f"{names.BUILD_LABEL}={found.name},{names.ROLE_LABEL}={names.BUILDER}"
+    pods = await cluster.list(core(found.namespace, "pods"), selector)
+    uid = job["metadata"]["uid"] if job else ""
+    return BuildSeen(build, job, tuple(pod for pod in pods if belongs(pod, uid)))
+
+
+def seconds(text: Any) -> float:
+    """Unix seconds of a Kubernetes time."""
+    return datetime.fromisoformat(str(text).replace("Z", "+00:00")).astimezone(UTC).timestamp()

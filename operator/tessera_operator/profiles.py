@@ -1,0 +1,55 @@
+"""Accelerator profiles and the operator's settings: what the administrator decides, in one document."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from tessera_api.resolved_run import Device
+
+
+class _Setting(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True)
+
+
+class Profile(_Setting):
+    """What a node of one kind has, and what a pod on it needs. `nodes.accelerator` of a run names it."""
+
+    device: Device = Device.CPU
+    """What trainers compute on."""
+    resources: dict[str, dict[str, str]] = {}
+    """Requests and limits of a node's one pod, devices among them."""
+    threads: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Threads that each trainer computes with; decides bits."""
+    node_selector: dict[str, str] = {}
+    tolerations: tuple[dict[str, Any], ...] = ()
+    environment: dict[str, str] = {}
+    """Of every trainer: NCCL's settings, for example."""
+    shared_memory: str = "1Gi"
+    """Size of /dev/shm."""
+    one_pod_per_host: bool = True
+    """Keep two nodes of a run off one host."""
+
+
+class Settings(_Setting):
+    """The operator's settings, `settings.yaml` of its chart."""
+
+    namespaces: tuple[str, ...] = ()
+    """Where runs and builds are looked after; empty: everywhere."""
+    trainer_image: str
+    operator_image: str
+    pull_policy: str = "IfNotPresent"
+    coordinator_resources: dict[str, dict[str, str]] = {}
+    coordinator_node_selector: dict[str, str] = {}
+    coordinator_tolerations: tuple[dict[str, Any], ...] = ()
+    build_resources: dict[str, dict[str, str]] = {}
+    profiles: dict[str, Profile] = {"cpu": Profile()}
+
+
+def read_settings(path: Path) -> Settings:
+    """The document at `path`. Raises OSError, pydantic.ValidationError."""
+    return Settings.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))

@@ -1,0 +1,138 @@
+"""A pass over one resource: observe, decide, act; then one status write, if it differs.
+
+What must stay true: what is counted is written before anything follows from it; every act may be repeated; a pass that
+is interrupted anywhere is made good by the next.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from tessera_api.dataset_build import DatasetBuildStatus
+from tessera_api.training_run import TrainingRunStatus
+from tessera_operator.act import begin_run, delete_pods, make_build, make_pods, say, tell_endings
+from tessera_operator.cluster import Cluster, ours
+from tessera_operator.coordinators import Coordinators
+from tessera_operator.core import build_decision
+from tessera_operator.core.build_decision import BuildView
+from tessera_operator.core.run_decision import Blocked, Plan, decide
+from tessera_operator.core.run_status import run_status, worth_writing
+from tessera_operator.core.view import View
+from tessera_operator.keys import run_key
+from tessera_operator.names import coordinator_address
+from tessera_operator.observe import Found, Unreadable, find, pinned, seconds, view_build, view_run
+from tessera_operator.profiles import Settings
+from tessera_operator.wakes import Key
+
+logger = logging.getLogger(__name__)
+
+RUN, BUILD = "trainingruns", "datasetbuilds"
+NUMBERS_SECONDS = 10.0
+"""How often a status is written of which only the numbers differ."""
+
+
+class Reconciler:
+    """See the module. `work` is one pass over one key."""
+
+    def __init__(self, cluster: Cluster, settings: Settings, secret: bytes, coordinators: Coordinators) -> None:
+        self._cluster, self._settings, self._secret = cluster, settings, secret
+        self._coordinators = coordinators
+        self._written: dict[str, float] = {}
+        self._uids: dict[Key, str] = {}
+
+    def key_of(self, uid: str) -> Key | None:
+        """The run with this uid."""
+        return next((key for key, known in self._uids.items() if known == uid), None)
+
+    async def work(self, key: Key) -> float | None:
+        """Returns when to look again. Raises ClusterError."""
+        found = await find(self._cluster, key.kind, key.namespace, key.name)
+        known = self._uids.get(key)
+        if known is not None and (found is None or found.uid != known):
+            self._coordinators.forget(known)
+            del self._uids[key]
+        if found is None or found.deleting:
+            return None
+        self._uids[key] = found.uid
+        try:
+            return await (self._run(found) if key.kind == RUN else self._build(found))
+        except Unreadable as error:
+            logger.error("%s %s/%s: %s", key.kind, key.namespace, key.name, error)
+            return None
+
+    async def _run(self, found: Found) -> float | None:
+        start = await pinned(self._cluster, found)
+        if start is not None:
+            address = coordinator_address(found.name, found.namespace)
+            self._coordinators.watch(found.uid, address, run_key(self._secret, found.uid))
+        view = await view_run(self._cluster, found, self._settings, self._coordinators)
+        plan = decide(view)
+        if plan.attempts != {entry.slot: entry for entry in view.status.attempts or ()} and start is not None:
+            found = await self._count(found, view, plan)
+        if plan.begin:
+            await begin_run(self._cluster, found, view, self._settings, self._secret)
+        if start is not None and plan.over is None:
+            tell_endings(self._coordinators, found.uid, view)
+            await make_pods(self._cluster, found, start, plan)
+        await delete_pods(self._cluster, found, plan)
+        await self._write_run(found, view, plan)
+        if plan.over is not None and view.answer is not None and not any(not pod.over for pod in view.pods):
+            self._coordinators.forget(found.uid)
+        return plan.look_again
+
+    async def _count(self, found: Found, view: View, plan: Plan) -> Found:
+        """Write the attempts down before a pod is made or deleted because of them."""
+        moved = run_status(view, plan).attempts
+        if moved == view.status.attempts:
+            return found
+        status = view.status.model_copy(update={"attempts": moved})
+        await self._put(found, RUN, status)
+        again = await find(self._cluster, RUN, found.namespace, found.name)
+        return again if again is not None else found
+
+    async def _write_run(self, found: Found, view: View, plan: Plan) -> None:
+        after = run_status(view, plan)
+        differs, matters = worth_writing(view.status, after)
+        now = time.monotonic()
+        if not differs or (not matters and now - self._written.get(found.uid, -NUMBERS_SECONDS) < NUMBERS_SECONDS):
+            return
+        if await self._put(found, RUN, after):
+            self._written[found.uid] = now
+            if view.status.phase != after.phase:
+                await say(self._cluster, found, "TrainingRun", str(after.phase), _news(after, plan.blocked))
+
+    async def _build(self, found: Found) -> float | None:
+        seen = await view_build(self._cluster, found)
+        running = any((pod.get("status") or {}).get("phase") == "Running" for pod in seen.pods)
+        view = BuildView(
+            build=seen.build,
+            generation=found.generation,
+            now=time.time(),
+            has_job=seen.job is not None,
+            job_failed=build_decision.job_failed(seen.job),
+            running=running,
+            endings=build_decision.endings(seen.pods, seconds),
+        )
+        plan = build_decision.decide(view)
+        if plan.make:
+            await make_build(self._cluster, found, seen.build, self._settings)
+        if plan.status != seen.build.status and await self._put(found, BUILD, plan.status):
+            before = seen.build.status.phase if seen.build.status else None
+            if plan.status.phase != before:
+                words = plan.status.conditions[0].message if plan.status.conditions else ""
+                await say(self._cluster, found, "DatasetBuild", str(plan.status.phase), words)
+        return None if plan.over else 10.0
+
+    async def _put(self, found: Found, plural: str, status: TrainingRunStatus | DatasetBuildStatus) -> bool:
+        document = status.model_dump(mode="json", by_alias=True, exclude_none=True)
+        path = ours(found.namespace, plural, found.name)
+        return await self._cluster.patch_status(path, document, found.version)
+
+
+def _news(status: TrainingRunStatus, blocked: Blocked | None) -> str:
+    if blocked is not None:
+        return blocked.message
+    chosen = {"Succeeded", "Running"}
+    words = [c.message for c in status.conditions or () if c.type in chosen]
+    return words[0] if status.phase in ("Succeeded", "Failed") else words[-1]
