@@ -21,13 +21,18 @@ api-server: setup ## compile the API server that the wire tests use (once, some 
 	$(BIN)/python tests/cluster/go_programs.py
 
 .PHONY: test
-test: setup ## every test: unit, wire (a real API server, compiled first), train (torchrun on the CPU)
-	$(BIN)/python tests/cluster/go_programs.py --if-possible
+test: setup ## every test: unit, wire (a real API server, compiled first), train (torchrun on the CPU), e2e (a real cluster)
+	scripts/setup_cluster.sh
 	$(BIN)/python -m pytest tests
 
 .PHONY: test-fast
 test-fast: setup ## the fast tests alone: no torchrun, no API server
 	$(BIN)/python -m pytest tests/unit
+
+.PHONY: cluster
+cluster: setup ## start a real cluster of four nodes on this machine, as the tests use it (needs root)
+	scripts/setup_cluster.sh
+	$(BIN)/python tests/cluster/cluster.py up
 
 .PHONY: lint
 lint: setup ## style, format, the rooms' imports, drift of what is generated

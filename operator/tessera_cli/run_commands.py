@@ -10,7 +10,7 @@ from tessera_api.exit_codes import ExitCode
 from tessera_api.messages import StopRun
 from tessera_api.resolved_run import ResolvedRun
 from tessera_api.run_directory import RunDirectory
-from tessera_api.training_run import TrainingRunStatus
+from tessera_api.training_run_status import TrainingRunStatus
 from tessera_cli import directory_lock
 from tessera_cli.refusal import Refused
 from tessera_cli.report import write_report

@@ -19,7 +19,7 @@ from tessera_api.incident import Incident
 from tessera_api.journal import Event, EventName, StepLine
 from tessera_api.resolved_run import ResolvedRun
 from tessera_api.run_directory import RunDirectory
-from tessera_api.training_run import TrainingRunStatus
+from tessera_api.training_run_status import TrainingRunStatus
 from tessera_cli.live_lines import parse_lines
 
 

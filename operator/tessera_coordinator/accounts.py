@@ -10,7 +10,7 @@ from tessera_api.incident import Incident
 from tessera_api.journal import Event, LedgerLine, StepLine
 from tessera_api.log import Commit, Open
 from tessera_api.messages import Phase
-from tessera_api.training_run import RunPhase
+from tessera_api.training_run_status import RunPhase
 from tessera_coordinator.core.commits import ReadyCommit
 from tessera_coordinator.core.incidents import Incidents
 from tessera_coordinator.core.ledger import Activity, Cause, Ledger

@@ -36,6 +36,8 @@ def main() -> int:
     parser.add_argument("--secret", type=Path, required=True, metavar="FILE", help="at least 16 random bytes")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    for chatty in ("kopf.objects", "aiohttp.access"):  # a line for each event that only wakes, and each probe
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
         settings, secret = read_settings(arguments.settings), arguments.secret.read_bytes()
     except (OSError, ValidationError) as error:
@@ -61,6 +63,7 @@ async def _serve(settings: Settings, secret: bytes) -> None:
 
     reconciler = Reconciler(cluster, settings, secret, Coordinators(wake_run))
     wakes = Wakes(reconciler.work)
+    reconciler.wake = wakes.wake
     work = asyncio.create_task(wakes.run())
     watches = asyncio.create_task(
         kopf.operator(

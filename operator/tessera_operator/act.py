@@ -57,7 +57,7 @@ async def make_pods(cluster: Cluster, found: Found, start: Pinned, plan: Plan) -
             await cluster.apply(path, service)
             pod = run_manifests.coordinator_pod(owner, start.resolved, start.settings, wanted.attempt)
         else:
-            place = Place(wanted.slot, wanted.attempt)
+            place = Place(wanted.slot, wanted.attempt, tuple(sorted(plan.avoided)))
             pod = run_manifests.worker_pod(owner, start.resolved, start.settings, profile, place)
         if await cluster.create(core(found.namespace, "pods"), pod):
             logger.info("pod %s/%s made", found.namespace, pod["metadata"]["name"])

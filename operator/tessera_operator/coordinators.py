@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pydantic import ValidationError
 
 from tessera_api.messages import Reaped, StatusAnswer
-from tessera_api.training_run import TrainingRunStatus
+from tessera_api.training_run_status import TrainingRunStatus
 from tessera_coordinator.attendance import Attendance
 from tessera_coordinator.client import Address, ControllerClient
 from tessera_operator.core.run_status import NUMBERS

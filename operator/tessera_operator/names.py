@@ -9,6 +9,7 @@ BUILD_LABEL = f"{GROUP}/build"
 ROLE_LABEL = f"{GROUP}/role"
 SLOT_LABEL = f"{GROUP}/slot"
 ATTEMPT_LABEL = f"{GROUP}/attempt"
+AVOIDS_ANNOTATION = f"{GROUP}/avoids"
 WORKER, COORDINATOR, BUILDER = "worker", "coordinator", "builder"
 COORDINATOR_SLOT = "c0"
 PORT = 7400

@@ -83,7 +83,7 @@ async def view_run(cluster: Cluster, found: Found, settings: Settings, coordinat
         start=start.resolved if start else None,
         datasets=datasets,
         profiles=frozenset(settings.profiles),
-        machines=await _machines(cluster, pods),
+        machines=await _machines(cluster, pods, run),
         answer=coordinators.answer(found.uid),
     )
 
@@ -139,6 +139,7 @@ def _pod(document: Json) -> Pod | None:
         deleting="deletionTimestamp" in meta,
         exit_code=code,
         message=words or _waits_for(status),
+        avoids=frozenset(filter(None, (meta.get("annotations") or {}).get(names.AVOIDS_ANNOTATION, "").split(","))),
     )
 
 
@@ -171,19 +172,22 @@ async def _dataset(cluster: Cluster, namespace: str, name: str) -> DatasetBuildS
         return DatasetBuildStatus()
 
 
-async def _machines(cluster: Cluster, pods: tuple[Pod, ...]) -> dict[str, Machine]:
-    """The nodes that pods were placed on."""
+async def _machines(cluster: Cluster, pods: tuple[Pod, ...], run: TrainingRun) -> dict[str, Machine]:
+    """The nodes that pods were placed on, and those that the run avoids."""
     found = {}
-    for name in sorted({pod.node for pod in pods if pod.node is not None and not pod.over}):
+    avoided = run.status.avoided if run.status and run.status.avoided else ()
+    placed = {pod.node for pod in pods if pod.node is not None and not pod.over}
+    for name in sorted(placed | {entry.node for entry in avoided}):
         document = await cluster.get(node(name))
         if document is None:
             continue
         lease = await cluster.get(lease_of_node(name))
         renewed = ((lease or {}).get("spec") or {}).get("renewTime")
-        age = time.time() - seconds(renewed) if renewed else None
+        at = seconds(renewed) if renewed else 0.0
+        age = time.time() - at if renewed else None
         conditions = (document.get("status") or {}).get("conditions") or []
         ready = any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions)
-        found[name] = Machine(ready, age)
+        found[name] = Machine(ready, age, at)
     return found
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 
 from tessera_api.dataset_build import DatasetBuildStatus
-from tessera_api.training_run import TrainingRunStatus
+from tessera_api.training_run_status import TrainingRunStatus
 from tessera_operator.act import begin_run, delete_pods, make_build, make_pods, say, tell_endings
 from tessera_operator.cluster import Cluster, ours
 from tessera_operator.coordinators import Coordinators
@@ -40,6 +41,9 @@ class Reconciler:
         self._coordinators = coordinators
         self._written: dict[str, float] = {}
         self._uids: dict[Key, str] = {}
+        self._blocked: set[Key] = set()
+        """Runs that wait for something that may have changed when a build has."""
+        self.wake: Callable[[Key], None] = lambda key: None
 
     def key_of(self, uid: str) -> Key | None:
         """The run with this uid."""
@@ -55,6 +59,7 @@ class Reconciler:
         if found is None or found.deleting:
             return None
         self._uids[key] = found.uid
+        self._blocked.discard(key)
         try:
             return await (self._run(found) if key.kind == RUN else self._build(found))
         except Unreadable as error:
@@ -68,8 +73,10 @@ class Reconciler:
             self._coordinators.watch(found.uid, address, run_key(self._secret, found.uid))
         view = await view_run(self._cluster, found, self._settings, self._coordinators)
         plan = decide(view)
-        if plan.attempts != {entry.slot: entry for entry in view.status.attempts or ()} and start is not None:
+        if start is not None and plan.over is None:
             found = await self._count(found, view, plan)
+        if plan.blocked is not None:
+            self._blocked.add(Key(RUN, found.namespace, found.name))
         if plan.begin:
             await begin_run(self._cluster, found, view, self._settings, self._secret)
         if start is not None and plan.over is None:
@@ -83,10 +90,11 @@ class Reconciler:
 
     async def _count(self, found: Found, view: View, plan: Plan) -> Found:
         """Write the attempts down before a pod is made or deleted because of them."""
-        moved = run_status(view, plan).attempts
-        if moved == view.status.attempts:
+        after = run_status(view, plan)
+        counted = {"attempts": after.attempts, "avoided": after.avoided}
+        status = view.status.model_copy(update=counted)
+        if status == view.status:
             return found
-        status = view.status.model_copy(update={"attempts": moved})
         await self._put(found, RUN, status)
         again = await find(self._cluster, RUN, found.namespace, found.name)
         return again if again is not None else found
@@ -118,6 +126,8 @@ class Reconciler:
         if plan.make:
             await make_build(self._cluster, found, seen.build, self._settings)
         if plan.status != seen.build.status and await self._put(found, BUILD, plan.status):
+            for key in [key for key in self._blocked if key.namespace == found.namespace]:
+                self.wake(key)
             before = seen.build.status.phase if seen.build.status else None
             if plan.status.phase != before:
                 words = plan.status.conditions[0].message if plan.status.conditions else ""

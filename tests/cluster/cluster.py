@@ -22,7 +22,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.cluster.control import REGISTRY, Control, s3_environment
-from tests.cluster.go_programs import build_programs
+from tests.cluster.go_programs import build_programs, cached_programs, missing
 from tests.cluster.identities import Identities
 from tests.cluster.images import DOCKERFILES, build_images, image_identity, push_image
 from tests.cluster.network import CONTROL, connect, enter, make_network, remove_network
@@ -33,11 +33,7 @@ from tests.cluster.processes import Daemons, run, wait_until
 STATE = Path(os.environ.get("TESSERA_CLUSTER_STATE", "/run/tessera-cluster"))
 DATA = Path(os.environ.get("TESSERA_CLUSTER_DATA", "/var/lib/tessera-cluster"))
 READY_SECONDS = 180.0
-PACKAGES = (
-    *("containerd", "runc", "containernetworking-plugins", "iproute2", "iptables", "conntrack", "busybox-static"),
-    *("docker-registry", "buildah", "debootstrap"),
-)
-"""What a cluster needs of Debian."""
+_PROGRAMS = ("containerd", "runc", "ip", "iptables", "conntrack", "docker-registry", "buildah", "debootstrap")
 
 
 @dataclass(frozen=True)
@@ -86,6 +82,18 @@ class Cluster:
     def image(self, name: str) -> str:
         """The reference under which pods name an image of this repository."""
         return reference(name)
+
+
+def unavailable() -> str:
+    """Why there can be no cluster on this machine; empty when there can."""
+    if os.geteuid() != 0:
+        return "a cluster needs root: namespaces, mounts, control groups"
+    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    lacking = [
+        *missing(cached_programs().all()),
+        *(name for name in _PROGRAMS if shutil.which(name, path=path) is None),
+    ]
+    return f"{', '.join(lacking)} not there yet: run scripts/setup_cluster.sh" if lacking else ""
 
 
 def reference(name: str) -> str:

@@ -181,6 +181,7 @@ state = "{state}"
   address = "{socket}"
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "{PAUSE}"
+  netns_mounts_under_state_dir = true
   restrict_oom_score_adj = true   # inside a sandbox without CAP_SYS_RESOURCE a negative score is refused
   [plugins."io.containerd.grpc.v1.cri".containerd]
     discard_unpacked_layers = true

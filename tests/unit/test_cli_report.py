@@ -11,7 +11,7 @@ import pytest
 
 from tessera_api.incident import Incident
 from tessera_api.journal import Event, EventName, StepLine
-from tessera_api.training_run import TrainingRunStatus
+from tessera_api.training_run_status import TrainingRunStatus
 from tessera_cli.report import page, write_report
 from tessera_cli.report_chart import MOST_POINTS, thinned
 from tessera_cli.run_history import CommittedStep, Generation, RunHistory

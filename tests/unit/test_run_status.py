@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tessera_api.journal import StepLine
-from tessera_api.training_run import RunPhase, TrainingRunStatus
+from tessera_api.training_run_status import RunPhase, TrainingRunStatus
 from tessera_coordinator.core.status import Seen, span, status, thousands
 
 CREATED = 1_700_000_000.0

@@ -149,15 +149,17 @@ _BOUNDS = (
     _run("spec.storage.uri", "https://models/runs", URI_WORDS, "file:///srv/runs"),
     _run("spec.storage.uri", "s3://m/" + "x" * 1018, "Too long: may not be more than 1024 bytes", "s3://mmm"),
     _run("spec.storage", GONE, "Required value", {"uri": "s3://models"}),
+    _run("spec.nodes.accelerator", "H100", "should match", "nvidia-h100-sxm"),
+    _run("spec.nodes.accelerator", "x" * 41, "Too long: may not be more than 40 bytes", "x" * 40),
+    _run("spec.storage.secretRef", {}, "Required value", {"name": "models-s3"}, "spec.storage.secretRef.name"),
+    _run("spec.storage.secretRef", {"name": "Models"}, "should match", {"name": "m"}, "spec.storage.secretRef.name"),
 )
 
 UNKNOWN = tuple(
     Case(TRAINING_RUN, {path: value}, path, f'unknown field "{path}"', {})
     for path, value in (
-        ("spec.nodes.accelerator", "nvidia-h100-sxm"),
         ("spec.image", "trainer:1"),
         ("spec.resources", {"cpu": 1}),
-        ("spec.storage.secretRef", {"name": "models-s3"}),
         ("spec.suspend", True),
         ("spec.model.uri", "s3://models/base"),
         ("spec.training.epochs", 3),

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from tessera_api.incident import Incident
 from tessera_api.journal import StepLine
-from tessera_api.training_run import RunPhase, TrainingRunStatus
+from tessera_api.training_run_status import RunPhase, TrainingRunStatus
 
 
 @dataclass(frozen=True)

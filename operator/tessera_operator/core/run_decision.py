@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from tessera_api.exit_codes import ExitCode
-from tessera_api.training_run import PodAttempts
+from tessera_api.training_run_status import PodAttempts
 from tessera_operator import names
-from tessera_operator.core.slots import DeletePod, MakePod, attempts, due, forceable, to_delete, to_make
+from tessera_operator.core.slots import DeletePod, MakePod, attempts, avoided, due, forceable, to_delete, to_make
 from tessera_operator.core.view import Pod, View
 
 SOON = 5.0
@@ -28,9 +28,11 @@ class Blocked:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a pass does, in this order: write `attempts`, make the start, pods, deletions."""
+    """What a pass does, in this order: write `attempts` and `avoided`, make the start, pods, deletions."""
 
     attempts: dict[str, PodAttempts] = field(default_factory=dict)
+    avoided: dict[str, str] = field(default_factory=dict)
+    """Nodes that get no pod of the run, each with the time of its loss."""
     begin: bool = False
     """Make what every pod needs: key, services, run.json."""
     make: tuple[MakePod, ...] = ()
@@ -61,6 +63,7 @@ def decide(view: View) -> Plan:
     waits = [due(entry) - view.now for entry in wanted.values() if due(entry) > view.now]
     return Plan(
         attempts=wanted,
+        avoided=avoided(view),
         make=tuple(to_make(view, wanted)),
         delete=tuple(to_delete(view, wanted)),
         look_again=max(0.2, min([SOON, *waits])),
@@ -131,7 +134,7 @@ def _leftovers(view: View) -> list[DeletePod]:
 
 def _outstays(view: View, pod: Pod) -> bool:
     if pod.role == names.COORDINATOR:
-        return pod.exit_code is not None or view.suspect(pod)
+        return bool(pod.exit_code) or view.suspect(pod)  # it would be started again and again
     return pod.phase == "Pending" or view.suspect(pod)
 
 

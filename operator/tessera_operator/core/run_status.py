@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tessera_api.resource import Condition
-from tessera_api.training_run import PodAttempts, RunPhase, TrainingRunStatus
+from tessera_api.training_run_status import AvoidedNode, PodAttempts, RunPhase, TrainingRunStatus
 from tessera_operator import names
 from tessera_operator.core.run_decision import Over, Plan
 from tessera_operator.core.view import View
@@ -35,6 +35,7 @@ def run_status(view: View, plan: Plan) -> TrainingRunStatus:
         phase=phase,
         age=_age(view.now - view.created),
         attempts=moved or None,
+        avoided=tuple(AvoidedNode(node=node, since=since) for node, since in plan.avoided.items()) or None,
     )
 
 
@@ -45,7 +46,8 @@ def _phase(view: View, plan: Plan, over: Over | None) -> RunPhase:
         return RunPhase.PENDING
     if view.answer is not None and view.answer.status.phase is not None:
         return view.answer.status.phase
-    return view.status.phase or RunPhase.STARTING
+    before = view.status.phase
+    return RunPhase.STARTING if before in (None, RunPhase.PENDING) else before
 
 
 def _conditions(view: View, plan: Plan, phase: RunPhase) -> list[tuple[str, str, str, str]]:

@@ -12,13 +12,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from tessera_api.training_run import PodAttempts
+from tessera_api.training_run_status import AvoidedNode, PodAttempts
 from tessera_operator import names
 from tessera_operator.core.view import Pod, View
 
 QUICK_SECONDS = 30.0
 FREE_QUICK_ENDS = 3
 LONGEST_WAIT = 60.0
+RETURN_SECONDS = 15.0
+"""So long after its loss a node must have reported before it is taken again: longer than a report may be under way."""
+MOST_AVOIDED = 64
 START_PATIENCE = 120.0
 """A pod on a suspect node that was never counted is given up only when it is as old."""
 
@@ -62,18 +65,50 @@ def attempts(view: View) -> dict[str, PodAttempts]:
 def _given_up(view: View, pod: Pod) -> bool:
     if pod.deleting or pod.over:
         return True
+    if pod.phase == "Pending":
+        # It never ran: placed on a node that died, or kept off one that has come back.
+        return view.suspect(pod) or (pod.node is None and not pod.avoids <= set(avoided(view)))
     answer = view.answer
     if pod.role == names.COORDINATOR:
         return view.suspect(pod) and (answer is None or not answer.fresh)
+    return _lost(view, pod)
+
+
+def _lost(view: View, pod: Pod) -> bool:
+    """Whether a node that runs, as far as Kubernetes knows, is counted by the run no more."""
+    answer = view.answer
     if answer is None or not answer.fresh or pod.name in answer.counted or pod.phase != "Running":
         return False
     return pod.name in answer.missing or (view.suspect(pod) and view.now - pod.created > START_PATIENCE)
 
 
+def avoided(view: View) -> dict[str, str]:
+    """Nodes that get no pod of the run, each with the time of its loss: those that it has just lost, and those lost
+    before that have not reported for `RETURN_SECONDS` since. The newest `MOST_AVOIDED`."""
+    nodes = {entry.node: entry.since for entry in view.status.avoided or () if not _returned(view, entry)}
+    now = _stamp(view.now)
+    for pod in view.pods:
+        if pod.role == names.WORKER and not pod.deleting and pod.node is not None and _lost(view, pod):
+            nodes.setdefault(pod.node, now)
+    return dict(sorted(nodes.items(), key=lambda item: item[1])[-MOST_AVOIDED:])
+
+
+def _returned(view: View, entry: AvoidedNode) -> bool:
+    machine = view.machines.get(entry.node)
+    return machine is not None and not machine.suspect and machine.renewed > _seconds(entry.since) + RETURN_SECONDS
+
+
 def _next(entry: PodAttempts, pod: Pod, now: float) -> PodAttempts:
     quick = entry.quick + 1 if pod.over and now - pod.created < QUICK_SECONDS else 0
-    stamp = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return PodAttempts(slot=entry.slot, attempt=entry.attempt + 1, quick=min(quick, 1000), since=stamp)
+    return PodAttempts(slot=entry.slot, attempt=entry.attempt + 1, quick=min(quick, 1000), since=_stamp(now))
+
+
+def _stamp(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _seconds(stamp: str) -> float:
+    return datetime.strptime(stamp, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timestamp()
 
 
 def due(entry: PodAttempts) -> float:
@@ -81,8 +116,7 @@ def due(entry: PodAttempts) -> float:
     over = entry.quick - FREE_QUICK_ENDS
     if entry.since is None or over <= 0:
         return 0.0
-    since = datetime.strptime(entry.since, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timestamp()
-    return since + float(min(LONGEST_WAIT, 2.0 ** min(over, 10)))
+    return _seconds(entry.since) + float(min(LONGEST_WAIT, 2.0 ** min(over, 10)))
 
 
 def to_make(view: View, wanted: dict[str, PodAttempts]) -> list[MakePod]:

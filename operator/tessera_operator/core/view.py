@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from tessera_api.dataset_build import DatasetBuildStatus
 from tessera_api.resolved_run import ResolvedRun
-from tessera_api.training_run import TrainingRun, TrainingRunStatus
+from tessera_api.training_run import TrainingRun
+from tessera_api.training_run_status import TrainingRunStatus
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Pod:
     """Of its container, the last time that it ended."""
     message: str = ""
     """Why it waits, or its last words."""
+    avoids: frozenset[str] = frozenset()
+    """Nodes on which it may not be placed, as it was made."""
 
     @property
     def over(self) -> bool:
@@ -44,6 +47,8 @@ class Machine:
     ready: bool
     lease_age: float | None
     """Seconds since its kubelet last renewed its lease; None when there is none."""
+    renewed: float = 0.0
+    """When that was, Unix seconds."""
 
     @property
     def suspect(self) -> bool:

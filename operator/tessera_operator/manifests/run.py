@@ -120,6 +120,8 @@ class Place:
 
     slot: str
     attempt: int
+    avoids: tuple[str, ...] = ()
+    """Nodes on which it may not be placed."""
 
 
 def worker_pod(owner: Owner, resolved: ResolvedRun, settings: Settings, profile: Profile, place: Place) -> Manifest:
@@ -143,12 +145,21 @@ def worker_pod(owner: Owner, resolved: ResolvedRun, settings: Settings, profile:
         subdomain=names.service_name(owner.name),
         nodeSelector=profile.node_selector,
         tolerations=list(profile.tolerations),
-        affinity=_apart(owner) if profile.one_pod_per_host else {},
+        affinity=(_apart(owner) if profile.one_pod_per_host else {}) | _elsewhere(place),
         terminationGracePeriodSeconds=30,
     )
     labels = {names.SLOT_LABEL: place.slot, names.ATTEMPT_LABEL: str(place.attempt)}
     metadata = owner.metadata(name, names.WORKER, **labels)
+    metadata["annotations"] = {names.AVOIDS_ANNOTATION: ",".join(place.avoids)}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+
+
+def _elsewhere(place: Place) -> Manifest:
+    if not place.avoids:
+        return {}
+    expression = {"key": "kubernetes.io/hostname", "operator": "NotIn", "values": list(place.avoids)}
+    terms = [{"matchExpressions": [expression]}]
+    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}
 
 
 def _apart(owner: Owner) -> Manifest:

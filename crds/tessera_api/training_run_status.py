@@ -1,0 +1,114 @@
+"""The status of a `TrainingRun`: what is known of a run, for people and for the operator's next pass.
+
+Owns every field of it; all are optional, and numbers are texts, because the API server takes no floats. It is also
+`status.json` of the run directory.
+"""
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field, StrictInt, StringConstraints
+
+from tessera_api.resource import Conditions, Document, keyed, listed
+
+MOST_NODES = 4096
+
+
+class RunPhase(StrEnum):
+    """One word for people; no program may read it."""
+
+    PENDING = "Pending"
+    STARTING = "Starting"
+    RUNNING = "Running"
+    RECOVERING = "Recovering"
+    STOPPING = "Stopping"
+    STOPPED = "Stopped"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+
+
+_Shown = Annotated[str, StringConstraints(max_length=32)]
+
+
+_NodeName = Annotated[str, StringConstraints(max_length=63)]
+
+
+class ShownIncident(Document):
+    """A generation that ended unplanned."""
+
+    number: Annotated[StrictInt, Field(ge=1)]
+    """The how-manieth it was."""
+    cause: Annotated[str, StringConstraints(max_length=300)]
+    """What ended it."""
+    nodes: Annotated[
+        tuple[Annotated[str, StringConstraints(max_length=63)], ...],
+        Field(max_length=8, json_schema_extra=listed("set")),
+    ] = ()
+    """The nodes that were lost, the first eight of them."""
+    detected: Annotated[str, StringConstraints(max_length=40)]
+    """When it was noticed, RFC 3339."""
+    recovery_seconds: _Shown | None = None
+    """From the notice to the first step of a newer generation, a decimal."""
+    steps_lost: Annotated[StrictInt, Field(ge=0)] | None = None
+    """Steps that had to be computed again."""
+
+
+class PodAttempts(Document):
+    """The pods of one slot."""
+
+    slot: Annotated[str, StringConstraints(max_length=16, pattern=r"^[a-z][0-9]+$")]
+    """A place in the run: n0, n1, ... for nodes, c0, c1 for coordinators."""
+    attempt: Annotated[StrictInt, Field(ge=0, le=1_000_000)]
+    """The how-manieth pod of the slot is meant to be there; the first is 0."""
+    quick: Annotated[StrictInt, Field(ge=0, le=1000)] = 0
+    """How many pods in a row ended soon after they had begun."""
+    since: Annotated[str, StringConstraints(max_length=40)] | None = None
+    """When this attempt was decided on, RFC 3339."""
+
+
+class AvoidedNode(Document):
+    """A node of the cluster that gets no pod of the run."""
+
+    node: Annotated[str, StringConstraints(max_length=253)]
+    """Its name."""
+    since: Annotated[str, StringConstraints(max_length=40)]
+    """When the run lost it, RFC 3339; it is taken again once its kubelet has reported for some seconds since."""
+
+
+class TrainingRunStatus(Document):
+    """What is known of a run; also `status.json` of the run directory. Every field is optional."""
+
+    conditions: Conditions | None = None
+    """What holds and what does not; `Succeeded` is Unknown until the run ends."""
+    observed_generation: Annotated[StrictInt, Field(ge=0)] | None = None
+    """The generation of the resource that this status was computed for."""
+    phase: RunPhase | None = None
+    """One word for people, computed from the conditions."""
+    step: _Shown | None = None
+    """Steps done of all steps, such as 4200/20000."""
+    loss: _Shown | None = None
+    """Loss of the last step, a decimal."""
+    tokens_per_second: _Shown | None = None
+    """Tokens trained on in a second, such as 1.9M."""
+    mfu: _Shown | None = None
+    """Share of the peak FLOPs that the model's matrix products use, a decimal."""
+    nodes: _Shown | None = None
+    """Nodes that train of those wanted, such as 4/4."""
+    active_nodes: Annotated[StrictInt, Field(ge=0, le=MOST_NODES)] | None = None
+    """Nodes that train."""
+    restarts: Annotated[StrictInt, Field(ge=0)] | None = None
+    """Generations after the first."""
+    goodput: _Shown | None = None
+    """Share of the allocated node-seconds that went into steps that count, a decimal."""
+    eta: _Shown | None = None
+    """Time left at the present rate, such as 3h12m."""
+    age: _Shown | None = None
+    """Time since the run was created, such as 58m."""
+    incidents: Annotated[tuple[ShownIncident, ...], Field(max_length=20, json_schema_extra=keyed("number"))] | None = (
+        None
+    )
+    """The newest generations that ended unplanned."""
+    attempts: Annotated[tuple[PodAttempts, ...], Field(max_length=4400, json_schema_extra=keyed("slot"))] | None = None
+    """Which pod of each slot is meant to be there, where it is not the first."""
+    avoided: Annotated[tuple[AvoidedNode, ...], Field(max_length=64, json_schema_extra=keyed("node"))] | None = None
+    """Nodes that the run has lost and that have not come back, the newest 64."""

@@ -1,0 +1,250 @@
+"""What the operator decides about a run: which pods are meant to be there, and which must go."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tessera_api.dataset_build import DatasetBuildStatus
+from tessera_api.training_run_status import AvoidedNode, PodAttempts, TrainingRunStatus
+from tessera_operator.core.run_decision import Over, decide
+from tessera_operator.core.slots import DeletePod, MakePod
+from tessera_operator.core.view import Machine
+from tests.unit.operator_world import (
+    ALL_COUNTED,
+    DEAD,
+    HEALTHY,
+    NOW,
+    PODS,
+    a_pod,
+    a_run,
+    a_start,
+    a_view,
+    an_answer,
+    built,
+    condition,
+)
+
+STAMP = "2026-09-21T14:13:20Z"  # NOW
+
+
+def test_a_run_in_full_flight_needs_nothing() -> None:
+    plan = decide(a_view())
+
+    assert (plan.make, plan.delete, plan.over, plan.blocked) == ((), (), None, None)
+
+
+def test_a_run_whose_datasets_are_built_is_begun() -> None:
+    plan = decide(a_view(start=None, pods=(), answer=None, datasets={"stdlib": built()}))
+
+    assert plan.begin
+    assert plan.look_again == 0.0
+
+
+@pytest.mark.parametrize(
+    ("change", "reason", "words"),
+    [
+        ({"datasets": {"stdlib": None}}, "DatasetMissing", "stdlib is no DatasetBuild"),
+        ({"datasets": {"stdlib": DatasetBuildStatus()}}, "DatasetNotReady", "is still being built"),
+        (
+            {"datasets": {"stdlib": DatasetBuildStatus(conditions=(condition("Succeeded", "False", message="no"),))}},
+            "DatasetFailed",
+            "could not be built: no",
+        ),
+        ({"profiles": frozenset({"h100"})}, "UnknownAccelerator", "profiles of this installation: h100"),
+        ({"run": a_run(storage={"uri": "file:///srv/runs"})}, "StorageNotShared", "give an s3:// address"),
+        ({"run": a_run(model={"from": {"run": "other"}})}, "OriginNotSupported", "give model.recipe"),
+    ],
+)
+def test_a_run_that_cannot_begin_says_why(change: dict[str, object], reason: str, words: str) -> None:
+    plan = decide(a_view(**{"start": None, "pods": (), "answer": None, "datasets": {"stdlib": built()}, **change}))
+
+    assert not plan.begin
+    assert plan.blocked is not None
+    assert plan.blocked.reason == reason
+    assert words in plan.blocked.message
+
+
+def test_a_run_that_has_begun_gets_a_coordinator_and_a_pod_for_each_node_and_spare() -> None:
+    plan = decide(a_view(pods=(), answer=None))
+
+    assert plan.make == tuple(MakePod(slot, 0) for slot in ("c0", "n0", "n1", "n2"))
+
+
+def test_a_pod_that_ended_is_replaced_at_once_and_its_log_stays() -> None:
+    pods = (*PODS[:2], replace(PODS[2], phase="Failed", exit_code=1), PODS[3])
+
+    plan = decide(a_view(pods=pods))
+
+    assert plan.attempts["n1"] == PodAttempts(slot="n1", attempt=1, quick=0, since=STAMP)
+    assert plan.make == (MakePod("n1", 1),)
+    assert plan.delete == ()
+
+
+def test_a_pod_that_is_being_deleted_is_replaced_at_once() -> None:
+    plan = decide(a_view(pods=(*PODS[:3], replace(PODS[3], deleting=True))))
+
+    assert plan.make == (MakePod("n2", 1),)
+
+
+def test_pods_that_end_at_once_again_and_again_are_made_ever_more_slowly() -> None:
+    waits = []
+    for quick in range(3, 12):
+        entry = PodAttempts(slot="n1", attempt=quick, quick=quick, since=STAMP)
+        status = TrainingRunStatus(attempts=(entry,))
+        plan = decide(a_view(run=a_run(status), pods=(PODS[0], PODS[1], PODS[3]), now=NOW))
+        waits.append(0.0 if plan.make else plan.look_again)
+        later = decide(a_view(run=a_run(status), pods=(PODS[0], PODS[1], PODS[3]), now=NOW + 61))
+        assert later.make == (MakePod("n1", quick),)
+
+    assert waits == [0.0, 2.0, 4.0, 5.0, 5.0, 5.0, 5.0, 5.0, 5.0]  # it looks every 5 s at the latest
+
+
+def test_a_node_that_the_run_counts_no_more_is_replaced_elsewhere_and_its_host_avoided() -> None:
+    answer = an_answer("gpt-n0-0", "gpt-n2-0", missing=("gpt-n1-0",))
+
+    plan = decide(a_view(answer=answer))
+
+    assert plan.make == (MakePod("n1", 1),)
+    assert plan.delete == (DeletePod("gpt-n1-0", "uid-gpt-n1-0", False, "replaced"),)
+    assert plan.avoided == {"host-n1": STAMP}
+
+
+def test_a_node_that_was_not_counted_for_a_moment_is_let_be() -> None:
+    plan = decide(a_view(answer=an_answer("gpt-n0-0", "gpt-n2-0")))
+
+    assert (plan.make, plan.delete, plan.avoided) == ((), (), {})
+
+
+def test_nobody_is_given_up_on_an_old_answer() -> None:
+    answer = an_answer("gpt-n0-0", "gpt-n2-0", missing=("gpt-n1-0",), age=6.0)
+
+    assert decide(a_view(answer=answer)).make == ()
+
+
+def test_an_operator_that_was_away_gives_up_an_uncounted_pod_once_kubernetes_doubts_its_host() -> None:
+    answer, machines = an_answer("gpt-n0-0", "gpt-n2-0"), {**HEALTHY, "host-n1": DEAD}
+
+    assert decide(a_view(answer=answer, machines=machines)).make == (MakePod("n1", 1),)
+    young = (*PODS[:2], replace(PODS[2], created=NOW - 60), PODS[3])
+    assert decide(a_view(answer=answer, machines=machines, pods=young)).make == ()
+
+
+REPLACED = TrainingRunStatus(
+    attempts=(PodAttempts(slot="n1", attempt=1, since=STAMP),), avoided=(AvoidedNode(node="host-n1", since=STAMP),)
+)
+ZOMBIE = replace(PODS[2], deleting=True)
+
+
+@pytest.mark.parametrize("machine", [DEAD, Machine(False, 1.0), Machine(True, None), None])
+def test_a_dead_pod_leaves_the_api_once_kubernetes_doubts_its_host_too(machine: Machine | None) -> None:
+    machines = {**HEALTHY, **({"host-n1": machine} if machine else {})}
+    if machine is None:
+        del machines["host-n1"]
+    answer = an_answer("gpt-n0-0", "gpt-n2-0")
+
+    plan = decide(a_view(run=a_run(REPLACED), pods=(*PODS[:2], ZOMBIE, PODS[3]), machines=machines, answer=answer))
+
+    assert plan.delete == (DeletePod("gpt-n1-0", "uid-gpt-n1-0", True, "node host-n1 is lost"),)
+
+
+def test_no_pod_is_deleted_by_force_on_the_word_of_one_source() -> None:
+    doubted = {**HEALTHY, "host-n1": DEAD}
+    pods = (*PODS[:2], ZOMBIE, PODS[3])
+    counted = decide(a_view(run=a_run(REPLACED), pods=pods, machines=doubted))
+    healthy = decide(a_view(run=a_run(REPLACED), pods=pods, answer=an_answer("gpt-n0-0", "gpt-n2-0")))
+
+    assert (counted.delete, healthy.delete) == ((), ())
+
+
+def test_a_host_is_avoided_until_it_has_reported_for_a_while_after_its_loss() -> None:
+    def avoided(renewed: float) -> dict[str, str]:
+        machines = {**HEALTHY, "host-n1": Machine(True, 1.0, renewed)}
+        return decide(a_view(run=a_run(REPLACED), machines=machines, now=NOW + 20)).avoided
+
+    assert avoided(NOW - 5) == avoided(NOW + 14) == {"host-n1": STAMP}
+    assert avoided(NOW + 16) == {}
+
+
+def test_a_pod_that_waits_for_a_host_which_is_avoided_no_more_is_made_anew() -> None:
+    waiting = a_pod("n1", 1, phase="Pending", node=None, avoids=frozenset({"host-n1"}))
+    view = a_view(run=a_run(REPLACED), pods=(PODS[0], PODS[1], waiting, PODS[3]))
+    back = replace(view, now=NOW + 20, machines={**HEALTHY, "host-n1": Machine(True, 1.0, NOW + 19)})
+
+    assert decide(view).make == ()
+    assert decide(back).make == (MakePod("n1", 2),)
+    assert decide(back).delete == (DeletePod("gpt-n1-1", "uid-gpt-n1-1", False, "replaced"),)
+
+
+def test_a_pod_that_was_placed_on_a_host_that_died_before_it_began_is_made_anew() -> None:
+    pods = (*PODS[:3], replace(PODS[3], phase="Pending"))
+
+    plan = decide(a_view(pods=pods, machines={**HEALTHY, "host-n2": DEAD}))
+
+    assert plan.make == (MakePod("n2", 1),)
+
+
+def test_a_coordinator_is_replaced_when_it_is_silent_and_its_host_in_doubt_and_not_before() -> None:
+    dead = {**HEALTHY, "host-c0": DEAD}
+
+    assert decide(a_view(machines=dead)).make == ()
+    assert decide(a_view(answer=replace(ALL_COUNTED, age=30.0))).make == ()
+    assert decide(a_view(machines=dead, answer=replace(ALL_COUNTED, age=30.0))).make == (MakePod("c0", 1),)
+
+
+def test_a_slot_that_is_no_longer_wanted_loses_its_pod() -> None:
+    fewer = a_run(nodes={"count": 2, "min": 1, "max": 2, "spares": 0})
+
+    plan = decide(a_view(run=fewer))
+
+    assert plan.delete == (DeletePod("gpt-n2-0", "uid-gpt-n2-0", False, "no longer wanted"),)
+
+
+def test_a_run_ends_as_its_coordinator_says() -> None:
+    won = TrainingRunStatus(conditions=(condition("Succeeded", "True"),))
+    lost = TrainingRunStatus(conditions=(condition("Succeeded", "False"),))
+
+    assert decide(a_view(answer=an_answer(closed="complete", status=won))).over == Over(True, "Complete", "complete")
+    assert decide(a_view(answer=an_answer(closed="a bug", status=lost))).over == Over(False, "Failed", "a bug")
+
+
+def test_an_end_that_nobody_heard_is_read_from_the_coordinators_exit_code() -> None:
+    def over(**ending: Any) -> Over | None:
+        return decide(a_view(answer=None, pods=(a_pod("c0", **ending), *PODS[1:]))).over
+
+    assert over(phase="Succeeded", exit_code=0) == Over(True, "Complete", "the run is complete")
+    assert over(exit_code=70, message="line 3: a bug") == Over(False, "Failed", "line 3: a bug")
+    assert over(exit_code=69) is None  # its storage was away: Kubernetes starts it again
+
+
+def test_what_has_ended_stays_so() -> None:
+    status = TrainingRunStatus(conditions=(condition("Succeeded", "True", "Complete", "done"),))
+
+    plan = decide(a_view(run=a_run(status), answer=None, pods=()))
+
+    assert plan.over == Over(True, "Complete", "done")
+    assert plan.make == ()
+
+
+def test_after_the_end_pods_that_never_trained_or_whose_host_is_lost_go() -> None:
+    status = TrainingRunStatus(conditions=(condition("Succeeded", "True"),))
+    pods = (
+        a_pod("c0", phase="Succeeded", exit_code=0),
+        a_pod("n0", phase="Succeeded", exit_code=0),
+        a_pod("n1", phase="Pending", node=None),
+        a_pod("n2", deleting=True),
+    )
+
+    plan = decide(a_view(run=a_run(status), pods=pods, machines={**HEALTHY, "host-n2": DEAD}, answer=None))
+
+    assert [(gone.name, gone.force) for gone in plan.delete] == [("gpt-n2-0", True), ("gpt-n1-0", False)]
+
+
+def test_run_json_takes_everything_from_run_datasets_and_profile() -> None:
+    start = a_start()
+
+    assert (start.storage, start.total_steps) == ("s3://models/runs/gpt", 97)
+    assert start.datasets["stdlib"].manifest == "s3://models/datasets/stdlib/manifest.json"
+    assert start.coordinator == "gpt-coordinator-c0.team.svc.cluster.local:7400"

@@ -1,0 +1,133 @@
+"""The objects that the operator makes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tessera_api.dataset_build import DatasetBuild
+from tessera_operator import names
+from tessera_operator.keys import run_key
+from tessera_operator.manifests.build import build_document, build_job
+from tessera_operator.manifests.run import (
+    Owner,
+    Place,
+    coordinator_pod,
+    coordinator_service,
+    key_secret,
+    start_document,
+    worker_pod,
+)
+from tessera_operator.profiles import Profile, Settings
+from tests.unit.operator_world import a_start
+from tests.unit.test_operator_builds import BUILD
+
+OWNER = Owner("team", "gpt", "uid-1")
+SETTINGS = Settings(trainer_image="trainer:1", operator_image="operator:1")
+GPU = Profile.model_validate(
+    {
+        "device": "cuda",
+        "resources": {"limits": {"nvidia.com/gpu": "8"}},
+        "nodeSelector": {"kind": "h100"},
+        "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
+        "environment": {"NCCL_DEBUG": "WARN"},
+        "sharedMemory": "64Gi",
+    }
+)
+WORKER = worker_pod(OWNER, a_start(), SETTINGS, GPU, Place("n1", 3, ("host-9",)))
+COORDINATOR = coordinator_pod(OWNER, a_start(), SETTINGS, 2)
+BUILDER = build_job(DatasetBuild.parse(BUILD), "team", "uid-2", SETTINGS)["spec"]["template"]
+
+
+@pytest.mark.parametrize("pod", [WORKER, COORDINATOR, BUILDER], ids=["worker", "coordinator", "builder"])
+def test_every_pod_is_restricted(pod: dict[str, Any]) -> None:
+    spec = pod["spec"]
+    (container,) = spec["containers"]
+
+    assert spec["automountServiceAccountToken"] is False
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert not any(key in spec for key in ("hostNetwork", "hostPID", "hostIPC", "serviceAccountName"))
+    assert all("hostPath" not in volume for volume in spec["volumes"])
+    assert {"name": "timeout", "value": "1"} in spec["dnsConfig"]["options"]
+
+
+def test_a_worker_is_what_its_profile_says() -> None:
+    spec = WORKER["spec"]
+    (container,) = spec["containers"]
+
+    assert WORKER["metadata"]["name"] == "gpt-n1-3"
+    assert WORKER["metadata"]["ownerReferences"][0]["uid"] == "uid-1"
+    assert container["resources"] == {"limits": {"nvidia.com/gpu": "8"}}
+    assert {"name": "NCCL_DEBUG", "value": "WARN"} in container["env"]
+    assert spec["nodeSelector"] == {"kind": "h100"}
+    memory = next(volume for volume in spec["volumes"] if volume["name"] == "memory")
+    assert memory["emptyDir"] == {"medium": "Memory", "sizeLimit": "64Gi"}
+    affinity = spec["affinity"]
+    (term,) = affinity["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    assert term["matchExpressions"][0]["values"] == ["host-9"]
+    assert affinity["podAntiAffinity"]
+
+
+def test_a_pod_takes_five_known_keys_of_the_users_secret_and_nothing_else() -> None:
+    environment = WORKER["spec"]["containers"][0]["env"]
+    taken = {entry["name"]: entry["valueFrom"]["secretKeyRef"] for entry in environment if "valueFrom" in entry}
+
+    assert set(taken) == {
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+        "AWS_ENDPOINT_URL",
+        "AWS_REGION",
+    }
+    assert {reference["name"] for reference in taken.values()} == {"models-s3"}
+
+
+def test_the_service_leads_to_the_coordinator_that_is_meant_and_to_no_one_before_it() -> None:
+    selector = coordinator_service(OWNER, 2)["spec"]["selector"]
+
+    assert selector.items() <= COORDINATOR["metadata"]["labels"].items()
+    assert not selector.items() <= coordinator_pod(OWNER, a_start(), SETTINGS, 1)["metadata"]["labels"].items()
+    assert not selector.items() <= WORKER["metadata"]["labels"].items()
+
+
+def test_what_never_changes_is_immutable() -> None:
+    document = build_document(DatasetBuild.parse(BUILD), "team", "uid-2")
+
+    assert start_document(OWNER, a_start())["immutable"] is True
+    assert key_secret(OWNER, b"k" * 32)["immutable"] is True
+    assert document["immutable"] is True
+
+
+def test_a_mistake_of_the_user_is_not_tried_again_by_the_job() -> None:
+    job = build_job(DatasetBuild.parse(BUILD), "team", "uid-2", SETTINGS)
+
+    (rule,) = job["spec"]["podFailurePolicy"]["rules"]
+    assert rule["action"] == "FailJob"
+    assert rule["onExitCodes"]["values"] == [64]
+
+
+def test_each_run_has_a_key_of_its_own_that_can_be_made_again() -> None:
+    secret = b"s" * 32
+
+    assert run_key(secret, "a") == run_key(secret, "a")
+    assert len({run_key(secret, "a"), run_key(secret, "b"), run_key(b"t" * 32, "a")}) == 3
+    assert len(run_key(secret, "a")) == 32
+
+
+def test_the_longest_names_fit_kubernetes() -> None:
+    longest = "x" * 40
+
+    for name in (
+        names.pod_name(longest, "n4351", 99_999),
+        names.coordinator_service(longest),
+        names.secret_name(longest),
+        names.build_name(longest),
+    ):
+        assert len(name) <= 63

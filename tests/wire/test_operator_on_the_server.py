@@ -1,0 +1,227 @@
+"""The operator's passes against a real API server; what kubelet and the Job controller would do is done by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from kubernetes.aio import client, config
+
+from tessera_api.training_run_status import TrainingRunStatus
+from tessera_operator.cluster import Cluster, ClusterError, core, ours
+from tessera_operator.coordinators import Coordinators
+from tessera_operator.core.view import Answer
+from tessera_operator.profiles import Settings
+from tessera_operator.reconcile import BUILD, RUN, Reconciler
+from tessera_operator.wakes import Key
+from tests.cluster.control_plane import ControlPlane
+from tests.unit.operator_world import RUN as A_RUN
+from tests.unit.test_operator_builds import BUILD as A_BUILD
+from tests.unit.test_operator_builds import RESULT
+
+SETTINGS = Settings(trainer_image="trainer:1", operator_image="operator:1")
+SECRET = b"s" * 32
+BUILT = {
+    "conditions": [{"type": "Succeeded", "status": "True", "reason": "Published", "message": "done"}],
+    "manifest": RESULT["manifest"],
+    "manifestSha256": RESULT["sha256"],
+    "tokenizerSha256": RESULT["tokenizer_sha256"],
+    "fingerprint": RESULT["fingerprint"],
+    "vocabulary": RESULT["vocabulary"],
+    "tokens": RESULT["tokens"],
+}
+
+
+class Hearing(Coordinators):
+    """Streams that a test answers; no coordinator runs here."""
+
+    said: Answer | None = None
+
+    def watch(self, uid: str, address: str, key: bytes) -> None:
+        """No stream."""
+
+    def answer(self, uid: str) -> Answer | None:
+        """What the test says."""
+        return self.said
+
+
+class Dying(Cluster):
+    """An operator that dies at a write: after `left` of them that succeed."""
+
+    left = 1
+
+    async def _call(self, verb: str, path: str, *more: Any, **words: Any) -> dict[str, Any]:
+        if verb != "GET":
+            if self.left == 0:
+                raise ClusterError(0, "the operator died here")
+            self.left -= 1
+        return await super()._call(verb, path, *more, **words)
+
+
+@asynccontextmanager
+async def operator(
+    plane: ControlPlane, kind: type[Cluster] = Cluster
+) -> AsyncIterator[tuple[Reconciler, Cluster, Hearing]]:
+    await config.load_kube_config(str(plane.kubeconfig))
+    cluster, hearing = kind(client.ApiClient()), Hearing(lambda uid: None)
+    try:
+        yield Reconciler(cluster, SETTINGS, SECRET, hearing), cluster, hearing
+    finally:
+        await cluster.close()
+
+
+def run(story: Coroutine[Any, Any, None]) -> None:
+    async def limited() -> None:
+        async with asyncio.timeout(100):
+            await story
+
+    asyncio.run(limited())
+
+
+def apply(plane: ControlPlane, namespace: str, *documents: dict[str, Any]) -> None:
+    plane.kubectl("create", "namespace", namespace)
+    for document in documents:
+        placed = {**document, "metadata": {**document["metadata"], "namespace": namespace}}
+        done = plane.apply(placed)
+        assert done.returncode == 0, done.stderr
+
+
+def patch_status(plane: ControlPlane, namespace: str, kind: str, name: str, status: dict[str, Any]) -> None:
+    change = json.dumps({"status": status})
+    where = ("--namespace", namespace, kind, name, "--subresource=status", "--type=merge")
+    done = plane.kubectl("patch", *where, "-p", change)
+    assert done.returncode == 0, done.stderr
+
+
+def shown(plane: ControlPlane, namespace: str, kind: str, name: str) -> dict[str, Any]:
+    text = plane.kubectl("get", kind, name, "--namespace", namespace, "-o", "json").stdout
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def names(documents: list[dict[str, Any]]) -> list[str]:
+    return sorted(document["metadata"]["name"] for document in documents)
+
+
+async def passes(reconciler: Reconciler, key: Key, count: int) -> None:
+    for _ in range(count):
+        await reconciler.work(key)
+
+
+def finish_build(plane: ControlPlane, namespace: str) -> None:
+    """As the Job controller and a kubelet do: a pod of the Job, which ends with the build's result."""
+    job = shown(plane, namespace, "job", "stdlib-build")
+    template = job["spec"]["template"]
+    reference = {"apiVersion": "batch/v1", "kind": "Job", "name": "stdlib-build", "uid": job["metadata"]["uid"]}
+    metadata = {"name": "stdlib-build-x", "labels": template["metadata"]["labels"], "ownerReferences": [reference]}
+    apply(plane, namespace, {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]})
+    ended = {"exitCode": 0, "message": json.dumps(RESULT), "finishedAt": "2026-11-26T12:00:00Z"}
+    container = {"name": "builder", "image": "trainer:1", "imageID": "x", "ready": False, "restartCount": 0}
+    statuses = [{**container, "state": {"terminated": ended}}]
+    patch_status(plane, namespace, "pod", "stdlib-build-x", {"phase": "Succeeded", "containerStatuses": statuses})
+
+
+def test_a_build_and_a_run_go_their_way_from_apply_to_pods(plane: ControlPlane) -> None:
+    async def story() -> None:
+        apply(plane, "way", A_BUILD, A_RUN)
+        build, gpt = Key(BUILD, "way", "stdlib"), Key(RUN, "way", "gpt")
+        async with operator(plane) as (reconciler, cluster, _):
+            woken: list[Key] = []
+            reconciler.wake = woken.append
+
+            await reconciler.work(gpt)
+            assert shown(plane, "way", "trainingrun", "gpt")["status"]["phase"] == "Pending"
+            await reconciler.work(build)
+            assert shown(plane, "way", "datasetbuild", "stdlib")["status"]["phase"] == "Pending"
+            finish_build(plane, "way")
+            await reconciler.work(build)
+            status = shown(plane, "way", "datasetbuild", "stdlib")["status"]
+            assert (status["phase"], status["documents"], status["manifestSha256"]) == ("Succeeded", 63, "0" * 64)
+            assert woken[-1] == gpt
+
+            assert await reconciler.work(gpt) == 0.0  # key, services, run.json: pods come with the next pass
+            await reconciler.work(gpt)
+            pods = await cluster.list(core("way", "pods"), "tessera.dev/run=gpt")
+            assert names(pods) == ["gpt-c0-0", "gpt-n0-0", "gpt-n1-0", "gpt-n2-0"]
+            assert shown(plane, "way", "secret", "gpt-run-key")["immutable"] is True
+            services = await cluster.list(core("way", "services"), "tessera.dev/run=gpt")
+            assert names(services) == ["gpt-coordinator-c0", "gpt-nodes"]
+            before = dict(cluster.requests)
+            await reconciler.work(gpt)
+            written = {key: n for key, n in cluster.requests.items() if key[0] != "GET" and n > before.get(key, 0)}
+            assert set(written) <= {("PATCH", "trainingruns", 200)}
+
+    run(story())
+
+
+@pytest.mark.parametrize("writes", range(10))
+def test_an_operator_may_die_at_every_write_and_the_next_one_makes_it_good(plane: ControlPlane, writes: int) -> None:
+    async def story() -> None:
+        namespace = f"dying-{writes}"
+        apply(plane, namespace, A_BUILD, A_RUN)
+        patch_status(plane, namespace, "datasetbuild", "stdlib", BUILT)
+        gpt = Key(RUN, namespace, "gpt")
+        async with operator(plane, Dying) as (reconciler, cluster, _):
+            assert isinstance(cluster, Dying)
+            cluster.left = writes
+            with pytest.raises(ClusterError, match="died here"):
+                await passes(reconciler, gpt, 4)
+        async with operator(plane) as (reconciler, cluster, _):
+            while await reconciler.work(gpt) == 0.0:
+                pass
+            pods = await cluster.list(core(namespace, "pods"), "tessera.dev/run=gpt")
+            assert names(pods) == ["gpt-c0-0", "gpt-n0-0", "gpt-n1-0", "gpt-n2-0"]
+            services = await cluster.list(core(namespace, "services"), "tessera.dev/run=gpt")
+            assert names(services) == ["gpt-coordinator-c0", "gpt-nodes"]
+            assert shown(plane, namespace, "trainingrun", "gpt")["status"]["phase"] == "Starting"
+
+    run(story())
+
+
+def test_a_lost_node_is_counted_in_the_status_before_its_pod_goes(plane: ControlPlane) -> None:
+    async def story() -> None:
+        apply(plane, "lost", A_BUILD, A_RUN)
+        build, gpt = Key(BUILD, "lost", "stdlib"), Key(RUN, "lost", "gpt")
+        async with operator(plane) as (reconciler, cluster, hearing):
+            await reconciler.work(build)
+            finish_build(plane, "lost")
+            for key in (build, gpt, gpt):
+                await reconciler.work(key)
+            patch_status(plane, "lost", "pod", "gpt-n1-0", {"phase": "Running"})
+            counted = frozenset({"gpt-n0-0", "gpt-n2-0"})
+            status = shown(plane, "lost", "trainingrun", "gpt")["status"]
+            hearing.said = Answer(
+                TrainingRunStatus.model_validate(status), counted, missing=frozenset({"gpt-n1-0"}), closed=None, age=0.5
+            )
+
+            await reconciler.work(gpt)
+
+            status = shown(plane, "lost", "trainingrun", "gpt")["status"]
+            assert [(entry["slot"], entry["attempt"]) for entry in status["attempts"]] == [("n1", 1)]
+            pods = await cluster.list(core("lost", "pods"), "tessera.dev/run=gpt")
+            assert "gpt-n1-1" in names(pods)
+
+    run(story())
+
+
+def test_a_resource_that_is_gone_or_is_another_of_its_name_gets_nothing(plane: ControlPlane) -> None:
+    async def story() -> None:
+        apply(plane, "gone", A_BUILD)
+        async with operator(plane) as (reconciler, cluster, _):
+            assert await reconciler.work(Key(RUN, "gone", "nobody")) is None
+            await reconciler.work(Key(BUILD, "gone", "stdlib"))
+            first = await cluster.get(ours("gone", BUILD, "stdlib"))
+            plane.kubectl("delete", "datasetbuild", "stdlib", "--namespace", "gone")
+            apply(plane, "gone", A_BUILD)
+            await reconciler.work(Key(BUILD, "gone", "stdlib"))
+
+            # The old one's Job is still there, and is not taken for the new one's.
+            assert first is not None
+            status = shown(plane, "gone", "datasetbuild", "stdlib")["status"]
+            assert status["phase"] == "Pending"
+
+    run(story())
