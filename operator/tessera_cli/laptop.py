@@ -73,6 +73,11 @@ def fit_run(
         changes["storage"] = {"uri": overrides[-1].used}
     wanted, reasons = _nodes(run, nodes)
     device, each, why = _device(machine, wanted["count"], spec.nodes.processes_per_node)
+    if device is Device.CPU and spec.nodes.accelerator != "cpu":
+        raise Refused(
+            f"{label}: spec.nodes.accelerator is {spec.nodes.accelerator}, and {why}:"
+            " --set nodes.accelerator=cpu trains on the CPU"
+        )
     if each != spec.nodes.processes_per_node:
         if is_set(sets, run.kind, run.metadata.name, "nodes.processesPerNode"):
             each = spec.nodes.processes_per_node

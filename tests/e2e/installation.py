@@ -1,51 +1,28 @@
-"""What the stories say and ask: manifests applied, status read, conditions waited for."""
+"""What the stories say and ask: Tessera installed, manifests applied, status read, conditions waited for."""
 
 import json
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import yaml
+
 from tests.cluster.cluster import Cluster
+from tests.cluster.control import S3_URL, S3_USER
 
-DATASET = """
-apiVersion: tessera.dev/v1alpha1
-kind: DatasetBuild
-metadata: {name: stdlib}
-spec:
-  content: text
-  sources:
-    - name: stdlib
-      uri: file:///usr/lib/python3.11
-      include: ["json/*.py", "email/*.py", "asyncio/*.py", "http/*.py"]
-      format: text
-      licence: PSF-2.0
-      provenance:
-        {owner: Python Software Foundation, collected: "2026-11-01", method: installed package, synthetic: false}
-  tokenizer: {train: {vocabularySize: 512}}
-  heldOut: {share: "0.05"}
-  output: {uri: s3://models/datasets, secretRef: {name: models-s3}}
-"""
+CHART = Path(__file__).parents[2] / "charts" / "tessera"
+NAMESPACE = "team"
+BUCKET = "models"
+ON_WORKERS = {
+    "nodeSelector": {"tessera.dev/accelerator": "cpu"},
+    "tolerations": [{"key": "tessera.dev/accelerator", "operator": "Exists"}],
+}
 
-RUN = """
-apiVersion: tessera.dev/v1alpha1
-kind: TrainingRun
-metadata: {name: NAME}
-spec:
-  method: pretrain
-  model: {recipe: llama-1m}
-  data: {sequenceLength: 128, mix: [{dataset: stdlib, weight: "1"}]}
-  training:
-    tokens: TOKENS
-    seed: 7
-    globalBatch: 8
-    unit: 2
-    learningRate: "1e-3"
-    schedule: {kind: cosine, warmupSteps: 5}
-  nodes: {count: 2, min: 1, max: 2, spares: 1, accelerator: cpu}
-  checkpoint: {every: 20, keep: 2}
-  storage: {uri: s3://models/runs, secretRef: {name: models-s3}}
-"""
+DATASET, RUN = (Path(__file__).parents[2] / "examples" / "cluster.yaml").read_text(encoding="utf-8").split("---\n")
+"""What the README has its reader apply."""
 
 Json = dict[str, Any]
 
@@ -60,6 +37,10 @@ class Installation:
     def kubectl(self, *arguments: str, stdin: str | None = None, check: bool = True) -> str:
         """kubectl in this namespace."""
         return self.cluster.kubectl("--namespace", self.namespace, *arguments, stdin=stdin, check=check)
+
+    def train(self, name: str, **changes: str) -> None:
+        """Apply the example's run under another name, with other values: `tokens="600k"`."""
+        self.apply(DATASET, a_run(name, **changes))
 
     def apply(self, *manifests: str) -> None:
         """`kubectl apply`."""
@@ -116,6 +97,15 @@ class Installation:
         return f"{overview}\n{status}\n{logs}"
 
 
+def a_run(name: str, **changes: str) -> str:
+    """The example's run under another name; each change is a field of the manifest and its text."""
+    text = RUN.replace("cluster-gpt", name)
+    for field, value in changes.items():
+        text, count = re.subn(rf"(\n +{field}:) .*", rf"\1 {value}", text)
+        assert count == 1, field
+    return text
+
+
 def step_of(status: Json) -> int:
     """Steps done."""
     return int(str(status.get("step") or "0/0").partition("/")[0])
@@ -125,3 +115,27 @@ def condition(status: Json, kind: str) -> Json:
     """A condition of a status; empty when there is none."""
     found: Json = next((c for c in status.get("conditions") or [] if c["type"] == kind), {})
     return found
+
+
+def install(cluster: Cluster, folder: Path) -> Installation:
+    """`helm install` with the images of this repository; a namespace with the credentials of an object store."""
+    small = {"requests": {"cpu": "100m", "memory": "512Mi"}}
+    values = {
+        "image": {"operator": cluster.image("operator"), "trainer": cluster.image("trainer")},
+        "profiles": {"cpu": {"device": "cpu", "threads": 1, "resources": small, "sharedMemory": "256Mi", **ON_WORKERS}},
+        "build": {"resources": small},
+    }
+    file = folder / "values.yaml"
+    file.write_text(yaml.safe_dump(values), encoding="utf-8")
+    where = ("--namespace", "tessera-system", "--create-namespace", "--wait", "--timeout", "180s")
+    cluster.helm("upgrade", "--install", "tessera", str(CHART), *where, "--values", str(file))
+    secret = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "models-s3", "namespace": NAMESPACE},
+        "stringData": {**S3_USER, "AWS_ENDPOINT_URL": S3_URL},
+    }
+    cluster.kubectl("create", "namespace", NAMESPACE, check=False)
+    cluster.kubectl("apply", "-f", "-", stdin=json.dumps(secret))
+    cluster.python("import boto3, sys; boto3.client('s3').create_bucket(Bucket=sys.argv[1])", BUCKET)
+    return Installation(cluster, NAMESPACE)

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from tests.e2e.installation import DATASET, RUN, Installation, condition, step_of
+from tests.e2e.installation import Installation, condition, step_of
 
 pytestmark = [pytest.mark.timeout(1500)]  # the first one builds the images, on a new machine in minutes
 
@@ -31,7 +31,7 @@ print(json.dumps({"parameters": model.num_parameters(), "tokens": model.generate
 
 def test_two_manifests_become_a_model_that_loads(installed: Installation) -> None:
     """Story (a): helm install, kubectl apply, a dataset and a run of two nodes and a spare, one pod per node."""
-    installed.apply(DATASET, RUN.replace("NAME", "story-a").replace("TOKENS", "100k"))
+    installed.train("story-a")
 
     waiting = installed.wait("it says what it waits for", lambda: bool(installed.status("story-a")), 60)
     installed.wait("three nodes", lambda: len(installed.pods("story-a")) >= 4, 180)
@@ -54,7 +54,7 @@ def test_two_manifests_become_a_model_that_loads(installed: Installation) -> Non
 
 def test_the_node_of_rank_0_loses_power_and_the_run_goes_on_without_hands(installed: Installation) -> None:
     """Story (b): the spare takes its place, the dead pod leaves the API, status tells what happened."""
-    installed.apply(DATASET, RUN.replace("NAME", "story-b").replace("TOKENS", "600k"))
+    installed.train("story-b", tokens="600k")
     installed.wait("it trains and has committed", lambda: step_of(installed.status("story-b")) > 45, 300)
     victim = installed.rank_0("story-b")
     node = installed.node_of(victim)

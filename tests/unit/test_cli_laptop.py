@@ -108,3 +108,12 @@ def test_cuda_devices_are_counted_without_a_library(tmp_path: Path) -> None:
         cuda_devices(offered, tmp_path) for offered in ({}, {"CUDA_VISIBLE_DEVICES": "1"}, {"CUDA_VISIBLE_DEVICES": ""})
     ]
     assert counts == [2, 1, 0]
+
+
+def test_a_named_accelerator_that_is_not_here_is_refused_with_the_way_to_use_the_cpu() -> None:
+    asked = training_run("nodes.accelerator=nvidia-h100")
+
+    with pytest.raises(Refused, match="and there is no CUDA device here: --set nodes"):
+        fit_run(asked, PLACE, (), LAPTOP)
+    _, device = fit_run(asked, PLACE, (), Machine(processors=8, cuda_devices=8))
+    assert device is Device.CUDA

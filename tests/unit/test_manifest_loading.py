@@ -105,12 +105,12 @@ def test_an_unknown_field_names_the_nearest_known_one() -> None:
 
 
 def test_a_field_of_a_later_release_is_refused_with_what_is_known() -> None:
-    text = (EXAMPLES / "pretrain.yaml").read_text(encoding="utf-8").replace("spares: 1", "accelerator: nvidia-h100-sxm")
+    text = (EXAMPLES / "pretrain.yaml").read_text(encoding="utf-8").replace("spares: 1", "topology: rack")
 
     [mistake] = mistakes(text)
 
-    assert (mistake.path, mistake.value) == ("spec.nodes.accelerator", "nvidia-h100-sxm")
-    assert mistake.remedy == "remove it; known here: count, min, max, spares, processesPerNode"
+    assert (mistake.path, mistake.value) == ("spec.nodes.topology", "rack")
+    assert mistake.remedy == "remove it; known here: count, min, max, spares, processesPerNode, accelerator"
 
 
 def test_the_same_resource_twice_is_refused() -> None:

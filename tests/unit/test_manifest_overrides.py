@@ -101,7 +101,7 @@ def test_overrides_apply_in_order() -> None:
         (
             "nodes.conut=3",
             'unknown field "conut"',
-            "did you mean count? known here: count, min, max, spares, processesPerNode",
+            "did you mean count? known here: count, min, max, spares, processesPerNode, accelerator",
         ),
         ("data.mix.weight=1", "weight belongs to an item of a list", "name one: [0], or [KEY], before .weight"),
         ("data.mix[3].weight=1", "the manifest has no item [3] there", "name one that is there: [0] stdlib"),

@@ -5,6 +5,7 @@ from typing import Any
 from tests.wire.contract_cases import GONE, NAME_WORDS, TRAINING_RUN, URI_WORDS, Case
 
 _DECIMAL = r"should match '^[0-9]{1,12}(\.[0-9]{1,12})?([eE][-+]?[0-9]{1,2})?$'"
+_SECRET = "should match '^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$'"
 _NAME = "should match '^[a-z]([-a-z0-9]*[a-z0-9])?$'"
 _TOKENS = r"should match '^([0-9]{1,15}|10{15}|[0-9]{1,6}(\.[0-9]{1,3})?[kMGT])$'"
 _WEIGHT = r"should match '^[0-9]{1,4}(\.[0-9]{1,3})?$'"
@@ -149,10 +150,10 @@ _BOUNDS = (
     _run("spec.storage.uri", "https://models/runs", URI_WORDS, "file:///srv/runs"),
     _run("spec.storage.uri", "s3://m/" + "x" * 1018, "Too long: may not be more than 1024 bytes", "s3://mmm"),
     _run("spec.storage", GONE, "Required value", {"uri": "s3://models"}),
-    _run("spec.nodes.accelerator", "H100", "should match", "nvidia-h100-sxm"),
+    _run("spec.nodes.accelerator", "H100", _NAME, "nvidia-h100-sxm"),
     _run("spec.nodes.accelerator", "x" * 41, "Too long: may not be more than 40 bytes", "x" * 40),
     _run("spec.storage.secretRef", {}, "Required value", {"name": "models-s3"}, "spec.storage.secretRef.name"),
-    _run("spec.storage.secretRef", {"name": "Models"}, "should match", {"name": "m"}, "spec.storage.secretRef.name"),
+    _run("spec.storage.secretRef", {"name": "Models"}, _SECRET, {"name": "m"}, "spec.storage.secretRef.name"),
 )
 
 UNKNOWN = tuple(
