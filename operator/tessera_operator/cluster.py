@@ -88,6 +88,16 @@ class Cluster:
         query = {"fieldManager": MANAGER, "force": "true"}
         await self._call("PATCH", path, query, document, "application/apply-patch+yaml")
 
+    async def replace(self, path: str, document: Json) -> bool:
+        """Put an object in the place of the version that it names; False when that is not the newest any more."""
+        try:
+            await self._call("PUT", path, {"fieldManager": MANAGER}, document)
+        except ClusterError as error:
+            if error.status in (404, 409):
+                return False
+            raise
+        return True
+
     async def patch_status(self, path: str, status: Json, version: str) -> bool:
         """Replace a status; False when the object is no longer the one that was read."""
         change = [
@@ -168,9 +178,14 @@ def node(name: str) -> str:
     return f"/api/v1/nodes/{name}"
 
 
+def lease(namespace: str, name: str = "") -> str:
+    """Path of leases."""
+    return f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases" + (f"/{name}" if name else "")
+
+
 def lease_of_node(name: str) -> str:
     """Path of the lease that a node's kubelet renews."""
-    return f"/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{name}"
+    return lease("kube-node-lease", name)
 
 
 def resource_of(path: str) -> str:
