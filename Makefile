@@ -23,7 +23,12 @@ api-server: setup ## compile the API server that the wire tests use (once, some 
 .PHONY: test
 test: setup ## every test: unit, wire (a real API server, compiled first), train (torchrun on the CPU), e2e (a real cluster)
 	scripts/setup_cluster.sh
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests -m "not long"
+
+.PHONY: e2e
+e2e: setup ## every story on a real cluster of four nodes (needs root), the long ones too
+	scripts/setup_cluster.sh
+	$(BIN)/python -m pytest tests/e2e
 
 .PHONY: test-fast
 test-fast: setup ## the fast tests alone: no torchrun, no API server

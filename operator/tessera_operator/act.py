@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from tessera_api.dataset_build import DatasetBuild
@@ -14,6 +15,7 @@ from tessera_operator.cluster import Cluster, Json, core, jobs
 from tessera_operator.coordinators import Coordinators
 from tessera_operator.core.resolve import Surroundings, resolve
 from tessera_operator.core.run_decision import Plan
+from tessera_operator.core.slots import DeletePod
 from tessera_operator.core.view import View
 from tessera_operator.keys import run_key
 from tessera_operator.manifests import build as build_manifests
@@ -63,11 +65,11 @@ async def make_pods(cluster: Cluster, found: Found, start: Pinned, plan: Plan) -
             logger.info("pod %s/%s made", found.namespace, pod["metadata"]["name"])
 
 
-async def delete_pods(cluster: Cluster, found: Found, plan: Plan) -> None:
+async def delete_pods(cluster: Cluster, namespace: str, pods: Iterable[DeletePod]) -> None:
     """What was decided to go, by uid."""
-    for gone in plan.delete:
-        logger.info("pod %s/%s deleted%s: %s", found.namespace, gone.name, " by force" if gone.force else "", gone.why)
-        await cluster.delete(core(found.namespace, "pods", gone.name), gone.uid, gone.force)
+    for gone in pods:
+        logger.info("pod %s/%s deleted%s: %s", namespace, gone.name, " by force" if gone.force else "", gone.why)
+        await cluster.delete(core(namespace, "pods", gone.name), gone.uid, gone.force)
 
 
 def tell_endings(coordinators: Coordinators, uid: str, view: View) -> None:

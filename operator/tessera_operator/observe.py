@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -63,7 +64,9 @@ async def find(cluster: Cluster, plural: str, namespace: str, name: str) -> Foun
     )
 
 
-async def view_run(cluster: Cluster, found: Found, settings: Settings, coordinators: Coordinators) -> View:
+async def view_run(
+    cluster: Cluster, found: Found, settings: Settings, coordinators: Coordinators, lost_elsewhere: Mapping[str, str]
+) -> View:
     """Raises Unreadable, ClusterError."""
     run = read_run(found)
     start = await pinned(cluster, found)
@@ -74,6 +77,7 @@ async def view_run(cluster: Cluster, found: Found, settings: Settings, coordinat
     if start is None:
         for entry in run.spec.data.mix:
             datasets[entry.dataset] = await _dataset(cluster, found.namespace, entry.dataset)
+    avoided = {entry.node for entry in (run.status.avoided if run.status else None) or ()}
     return View(
         run=run,
         created=found.created,
@@ -83,8 +87,9 @@ async def view_run(cluster: Cluster, found: Found, settings: Settings, coordinat
         start=start.resolved if start else None,
         datasets=datasets,
         profiles=frozenset(settings.profiles),
-        machines=await _machines(cluster, pods, run),
+        machines=await machines(cluster, pods, avoided | set(lost_elsewhere)),
         answer=coordinators.answer(found.uid),
+        lost_elsewhere=lost_elsewhere,
     )
 
 
@@ -114,8 +119,13 @@ def belongs(document: Json, uid: str) -> bool:
 
 async def pods_of(cluster: Cluster, found: Found) -> tuple[Pod, ...]:
     """The run's pods; one that cannot be read is passed over, not the whole pass."""
-    documents = await cluster.list(core(found.namespace, "pods"), f"{names.RUN_LABEL}={found.name}")
-    read = (_pod(document) for document in documents if belongs(document, found.uid))
+    return await pods_named(cluster, found.namespace, found.name, found.uid)
+
+
+async def pods_named(cluster: Cluster, namespace: str, run: str, uid: str | None) -> tuple[Pod, ...]:
+    """The pods of the run `uid`, or with None those of every run that has had this name."""
+    documents = await cluster.list(core(namespace, "pods"), f"{names.RUN_LABEL}={run}")
+    read = (_pod(document) for document in documents if uid is None or belongs(document, uid))
     return tuple(sorted((pod for pod in read if pod is not None), key=lambda pod: (pod.slot, pod.attempt)))
 
 
@@ -172,12 +182,11 @@ async def _dataset(cluster: Cluster, namespace: str, name: str) -> DatasetBuildS
         return DatasetBuildStatus()
 
 
-async def _machines(cluster: Cluster, pods: tuple[Pod, ...], run: TrainingRun) -> dict[str, Machine]:
-    """The nodes that pods were placed on, and those that the run avoids."""
+async def machines(cluster: Cluster, pods: Iterable[Pod], others: Iterable[str] = ()) -> dict[str, Machine]:
+    """The nodes that pods were placed on, and others by name; what is gone is left out."""
     found = {}
-    avoided = run.status.avoided if run.status and run.status.avoided else ()
     placed = {pod.node for pod in pods if pod.node is not None and not pod.over}
-    for name in sorted(placed | {entry.node for entry in avoided}):
+    for name in sorted(placed.union(others)):
         document = await cluster.get(node(name))
         if document is None:
             continue

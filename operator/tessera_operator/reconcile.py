@@ -19,16 +19,28 @@ from tessera_operator.core import build_decision
 from tessera_operator.core.build_decision import BuildView
 from tessera_operator.core.run_decision import Blocked, Plan, decide
 from tessera_operator.core.run_status import run_status, worth_writing
+from tessera_operator.core.slots import DeletePod
 from tessera_operator.core.view import View
 from tessera_operator.keys import run_key
 from tessera_operator.names import coordinator_address
-from tessera_operator.observe import Found, Unreadable, find, pinned, seconds, view_build, view_run
+from tessera_operator.observe import (
+    Found,
+    Unreadable,
+    find,
+    machines,
+    pinned,
+    pods_named,
+    seconds,
+    view_build,
+    view_run,
+)
 from tessera_operator.profiles import Settings
 from tessera_operator.wakes import Key
 
 logger = logging.getLogger(__name__)
 
 RUN, BUILD = "trainingruns", "datasetbuilds"
+ORPHANS_SECONDS = 5.0
 NUMBERS_SECONDS = 10.0
 """How often a status is written of which only the numbers differ."""
 
@@ -43,6 +55,8 @@ class Reconciler:
         self._uids: dict[Key, str] = {}
         self._blocked: set[Key] = set()
         """Runs that wait for something that may have changed when a build has."""
+        self._lost: dict[str, dict[str, str]] = {}
+        """The nodes that each run avoids, by the run's uid: no run gets a pod there."""
         self.wake: Callable[[Key], None] = lambda key: None
 
     def key_of(self, uid: str) -> Key | None:
@@ -56,8 +70,9 @@ class Reconciler:
         if known is not None and (found is None or found.uid != known):
             self._coordinators.forget(known)
             del self._uids[key]
+            self._lost.pop(known, None)
         if found is None or found.deleting:
-            return None
+            return await self._orphans(key) if key.kind == RUN else None
         self._uids[key] = found.uid
         self._blocked.discard(key)
         try:
@@ -71,8 +86,12 @@ class Reconciler:
         if start is not None:
             address = coordinator_address(found.name, found.namespace)
             self._coordinators.watch(found.uid, address, run_key(self._secret, found.uid))
-        view = await view_run(self._cluster, found, self._settings, self._coordinators)
+        elsewhere = {
+            node: since for uid, lost in self._lost.items() if uid != found.uid for node, since in lost.items()
+        }
+        view = await view_run(self._cluster, found, self._settings, self._coordinators, elsewhere)
         plan = decide(view)
+        self._lost[found.uid] = plan.avoided
         if start is not None and plan.over is None:
             found = await self._count(found, view, plan)
         if plan.blocked is not None:
@@ -82,11 +101,22 @@ class Reconciler:
         if start is not None and plan.over is None:
             tell_endings(self._coordinators, found.uid, view)
             await make_pods(self._cluster, found, start, plan)
-        await delete_pods(self._cluster, found, plan)
+        await delete_pods(self._cluster, found.namespace, plan.delete)
         await self._write_run(found, view, plan)
         if plan.over is not None and view.answer is not None and not any(not pod.over for pod in view.pods):
             self._coordinators.forget(found.uid)
         return plan.look_again
+
+    async def _orphans(self, key: Key) -> float | None:
+        """The run is gone, and its pods are being deleted: those on lost nodes leave the API by our hand alone."""
+        pods = [pod for pod in await pods_named(self._cluster, key.namespace, key.name, None) if pod.deleting]
+        known = await machines(self._cluster, pods)
+        for pod in pods:
+            machine = known.get(pod.node) if pod.node is not None else None
+            if pod.node is not None and (machine is None or machine.suspect):
+                gone = DeletePod(pod.name, pod.uid, True, f"its run is gone and node {pod.node} lost")
+                await delete_pods(self._cluster, key.namespace, (gone,))
+        return ORPHANS_SECONDS if pods else None
 
     async def _count(self, found: Found, view: View, plan: Plan) -> Found:
         """Write the attempts down before a pod is made or deleted because of them."""

@@ -248,3 +248,11 @@ def test_run_json_takes_everything_from_run_datasets_and_profile() -> None:
     assert (start.storage, start.total_steps) == ("s3://models/runs/gpt", 97)
     assert start.datasets["stdlib"].manifest == "s3://models/datasets/stdlib/manifest.json"
     assert start.coordinator == "gpt-coordinator-c0.team.svc.cluster.local:7400"
+
+
+def test_a_host_that_another_run_lost_gets_no_pod_of_this_one() -> None:
+    begun = a_view(pods=(), answer=None, lost_elsewhere={"host-9": STAMP})
+
+    assert decide(begun).avoided == {"host-9": STAMP}
+    back = replace(begun, now=NOW + 20, machines={"host-9": Machine(True, 1.0, NOW + 16)})
+    assert decide(back).avoided == {}

@@ -110,3 +110,12 @@ def test_a_run_that_has_begun_is_starting_until_its_coordinator_is_heard() -> No
     pending = TrainingRunStatus(phase=RunPhase.PENDING)
 
     assert shown(a_view(run=a_run(pending), answer=None)).phase is RunPhase.STARTING
+
+
+def test_a_coordinator_that_ends_again_and_again_is_told_with_its_last_words() -> None:
+    failing = replace(PODS[0], exit_code=69, message="storage does not serve: no such bucket")
+
+    reporting = found(shown(a_view(pods=(failing, *PODS[1:]), answer=None)), "Reporting")
+
+    assert reporting.reason == "Failing"
+    assert reporting.message == "the coordinator ended with 69: storage does not serve: no such bucket"

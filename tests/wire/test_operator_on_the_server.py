@@ -225,3 +225,23 @@ def test_a_resource_that_is_gone_or_is_another_of_its_name_gets_nothing(plane: C
             assert status["phase"] == "Pending"
 
     run(story())
+
+
+def test_pods_of_a_run_that_is_gone_leave_the_api_when_their_node_is_lost(plane: ControlPlane) -> None:
+    async def story() -> None:
+        label = {"tessera.dev/run": "late", "tessera.dev/slot": "n0", "tessera.dev/attempt": "0"}
+        node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "dark"}}
+        assert plane.apply(node).returncode == 0
+        pod = {"name": "late-n0-0", "labels": label, "finalizers": []}
+        spec = {"nodeName": "dark", "containers": [{"name": "node", "image": "trainer:1"}]}
+        apply(plane, "late", {"apiVersion": "v1", "kind": "Pod", "metadata": pod, "spec": spec})
+        plane.kubectl("delete", "pod", "late-n0-0", "--namespace", "late", "--wait=false")
+        async with operator(plane) as (reconciler, cluster, _):
+            assert names(await cluster.list(core("late", "pods"))) == ["late-n0-0"]  # no kubelet confirms its end
+
+            assert await reconciler.work(Key(RUN, "late", "late")) is not None
+
+            assert await cluster.list(core("late", "pods")) == []
+            assert await reconciler.work(Key(RUN, "late", "late")) is None
+
+    run(story())

@@ -92,6 +92,14 @@ def _heard(view: View, plan: Plan) -> tuple[str, str, str, str]:
         return ("Reporting", "False", "NotNeeded", "there is no coordinator to hear from")
     if view.answer is not None and view.answer.fresh:
         return ("Reporting", "True", "Heard", "the coordinator answers")
+    ended = next((pod for pod in view.pods if pod.role == names.COORDINATOR and pod.exit_code), None)
+    if ended is not None:
+        return (
+            "Reporting",
+            "False",
+            "Failing",
+            f"the coordinator ended with {ended.exit_code}: {ended.message}"[-2000:],
+        )
     there = any(pod.role == names.COORDINATOR and pod.phase == "Running" for pod in view.pods)
     words = "the coordinator does not answer; the run goes on without the operator" if there else "it is starting"
     return ("Reporting", "False", "Silent" if there else "Starting", words)

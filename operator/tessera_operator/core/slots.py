@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from tessera_api.training_run_status import AvoidedNode, PodAttempts
+from tessera_api.training_run_status import PodAttempts
 from tessera_operator import names
 from tessera_operator.core.view import Pod, View
 
@@ -83,9 +83,10 @@ def _lost(view: View, pod: Pod) -> bool:
 
 
 def avoided(view: View) -> dict[str, str]:
-    """Nodes that get no pod of the run, each with the time of its loss: those that it has just lost, and those lost
-    before that have not reported for `RETURN_SECONDS` since. The newest `MOST_AVOIDED`."""
-    nodes = {entry.node: entry.since for entry in view.status.avoided or () if not _returned(view, entry)}
+    """Nodes that get no pod of the run, each with the time of its loss: those that it has just lost, and those that it
+    or another run lost before and that have not reported for `RETURN_SECONDS` since. The newest `MOST_AVOIDED`."""
+    known = dict(view.lost_elsewhere) | {entry.node: entry.since for entry in view.status.avoided or ()}
+    nodes = {node: since for node, since in known.items() if not _returned(view, node, since)}
     now = _stamp(view.now)
     for pod in view.pods:
         if pod.role == names.WORKER and not pod.deleting and pod.node is not None and _lost(view, pod):
@@ -93,9 +94,9 @@ def avoided(view: View) -> dict[str, str]:
     return dict(sorted(nodes.items(), key=lambda item: item[1])[-MOST_AVOIDED:])
 
 
-def _returned(view: View, entry: AvoidedNode) -> bool:
-    machine = view.machines.get(entry.node)
-    return machine is not None and not machine.suspect and machine.renewed > _seconds(entry.since) + RETURN_SECONDS
+def _returned(view: View, node: str, since: str) -> bool:
+    machine = view.machines.get(node)
+    return machine is not None and not machine.suspect and machine.renewed > _seconds(since) + RETURN_SECONDS
 
 
 def _next(entry: PodAttempts, pod: Pod, now: float) -> PodAttempts:

@@ -99,6 +99,8 @@ class View:
     machines: Mapping[str, Machine] = field(default_factory=dict)
     """By name; a node that is not in it does not exist any more."""
     answer: Answer | None = None
+    lost_elsewhere: Mapping[str, str] = field(default_factory=dict)
+    """Nodes that other runs have lost, each with the time."""
 
     @property
     def status(self) -> TrainingRunStatus:

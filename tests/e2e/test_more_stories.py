@@ -1,0 +1,180 @@
+"""More stories on the real cluster; those that `make test` leaves out are marked `long` and run in `make e2e`."""
+
+import json
+import time
+
+import pytest
+
+from tests.e2e.installation import DATASET, Installation, a_run, condition, step_of
+
+pytestmark = [pytest.mark.timeout(900)]
+
+COMMITS = """
+import boto3, json, sys
+s3, found = boto3.client("s3"), []
+for page in s3.get_paginator("list_objects_v2").paginate(Bucket=sys.argv[1], Prefix=sys.argv[2]):
+    for item in page.get("Contents", []):
+        found.append(json.loads(s3.get_object(Bucket=sys.argv[1], Key=item["Key"])["Body"].read()))
+print(json.dumps(found))
+"""
+
+
+def log_of(installed: Installation, run: str) -> list[dict[str, object]]:
+    """Every entry of a run's log, as its storage has it."""
+    found: list[dict[str, object]] = json.loads(installed.cluster.python(COMMITS, "models", f"runs/{run}/log/"))
+    return found
+
+
+def test_a_run_recovers_while_the_operator_is_away_and_the_api_server_stands_still(installed: Installation) -> None:
+    """Story (d): the status catches up once they are back."""
+    installed.train("story-d", tokens="1200k")
+    installed.wait("it trains", lambda: step_of(installed.status("story-d")) > 25, 300)
+    victim = installed.rank_0("story-d")
+    node = installed.node_of(victim)
+    before = installed.status("story-d")
+    scale = ("-n", "tessera-system", "scale", "deploy/tessera-operator")
+    installed.cluster.kubectl(*scale, "--replicas=0")
+    installed.cluster.control.daemons.stop("apiserver")
+
+    installed.cluster.crash(node)
+    alone = installed.wait("a newer generation commits", lambda: commits_of_the_newest(installed, "story-d") >= 2, 100)
+    installed.cluster.control.start_api_server()
+    installed.cluster.kubectl(*scale, "--replicas=2")
+
+    installed.wait("status catches up", lambda: bool(installed.status("story-d").get("incidents")), 120)
+    after = installed.status("story-d")
+    assert after["incidents"][0]["nodes"] == [victim]
+    assert after["restarts"] == before["restarts"] + 1
+    installed.wait("the dead pod is gone", lambda: victim not in installed.pods("story-d"), 150)
+    installed.cluster.restart(node)
+    status = installed.succeed("story-d", 400)
+    assert status["step"] == "1171/1171"
+    print(f"two commits of the next generation, with nobody to ask, after {alone:.1f} s")
+
+
+def commits_of_the_newest(installed: Installation, run: str) -> int:
+    """Commits of the open generation, if it is not the first."""
+    entries = log_of(installed, run)
+    opened = [place for place, entry in enumerate(entries) if entry["kind"] == "open"]
+    if len(opened) < 2:
+        return 0
+    return sum(entry["kind"] == "commit" for entry in entries[opened[-1] :])
+
+
+@pytest.mark.parametrize(
+    ("change", "reason", "words"),
+    [
+        ({"accelerator": "h100"}, "UnknownAccelerator", "profiles of this installation: cpu"),
+        ({"dataset": "nowhere"}, "DatasetMissing", "nowhere is no DatasetBuild of this namespace: create it"),
+        ({"dataset": "empty"}, "DatasetFailed", "empty could not be built"),
+    ],
+)
+def test_a_mistake_is_one_clear_condition_and_nothing_is_tried_again(
+    installed: Installation, change: dict[str, str], reason: str, words: str
+) -> None:
+    """Story (g)."""
+    name = f"mistake-{reason.lower()}"
+    text = a_run(name) if "dataset" in change else a_run(name, **change)
+    empty = DATASET.replace("name: stdlib\nspec", "name: empty\nspec").replace("json/*.py", "nothing/*")
+    for left in ("email/*.py", "asyncio/*.py", "http/*.py"):
+        empty = empty.replace(left, f"nothing-{left[0]}/*")
+    installed.apply(DATASET, empty, text.replace("dataset: stdlib", f"dataset: {change.get('dataset', 'stdlib')}"))
+
+    def told() -> bool:
+        return condition(installed.status(name), "Prepared").get("reason") == reason
+
+    installed.wait(f"it says {reason}", told, 120)
+    status = installed.status(name)
+    assert words in condition(status, "Prepared")["message"]
+    assert status["phase"] == "Pending"
+    assert installed.pods(name) == {}
+    installed.kubectl("delete", "trainingrun", name)
+
+
+@pytest.mark.long
+def test_a_node_that_was_cut_off_finds_itself_replaced_and_is_not_counted_twice(installed: Installation) -> None:
+    """Stories (c) and (l): its generation cannot commit, and it gets no new pod while it is cut off."""
+    installed.train("story-c", tokens="2M")
+    installed.wait("it trains", lambda: step_of(installed.status("story-c")) > 25, 300)
+    victim = installed.rank_0("story-c")
+    node = installed.node_of(victim)
+
+    installed.cluster.cut(node)
+    installed.wait("it is replaced", lambda: bool(installed.status("story-c").get("avoided")), 90)
+    installed.train("story-l", tokens="200k")
+    installed.wait("the dead pod is gone", lambda: victim not in installed.pods("story-c"), 150)
+    installed.wait("the other run has pods", lambda: len(installed.pods("story-l")) >= 4, 60)
+    placed = [pod["spec"].get("nodeName") for run in ("story-c", "story-l") for pod in installed.pods(run).values()]
+    assert f"node{node}" not in placed
+    installed.cluster.heal(node)
+    status = installed.succeed("story-c", 500)
+
+    opens = [entry for entry in log_of(installed, "story-c") if entry["kind"] == "open"]
+    assert status["restarts"] == len(opens) - 1 == 1
+    assert len(status["incidents"]) == 1
+    installed.succeed("story-l", 300)
+
+
+@pytest.mark.long
+def test_a_run_without_enough_nodes_waits_says_why_blames_nobody_and_begins_when_one_appears(
+    installed: Installation,
+) -> None:
+    """Story (f)."""
+    for node in (2, 3):
+        installed.kubectl("cordon", f"node{node}")
+    try:
+        installed.train("story-f", min="2", spares="0")
+
+        def waits() -> bool:
+            return condition(installed.status("story-f"), "Placed").get("reason") == "Unschedulable"
+
+        installed.wait("it says that it waits for a node", waits, 120)
+        installed.wait("the other pod runs", lambda: running(installed, "story-f") == 2, 60)  # with the coordinator's
+        time.sleep(20)  # longer than any patience of the run's
+        status = installed.status("story-f")
+        assert "1 of 3 pods wait for a node" in condition(status, "Placed")["message"]
+        assert (status.get("attempts"), status.get("restarts", 0), running(installed, "story-f")) == (None, 0, 2)
+    finally:
+        for node in (2, 3):
+            installed.kubectl("uncordon", f"node{node}")
+    assert installed.succeed("story-f", 300)["restarts"] == 0
+
+
+def running(installed: Installation, run: str) -> int:
+    return sum(pod["status"].get("phase") == "Running" for pod in installed.pods(run).values())
+
+
+@pytest.mark.long
+def test_a_run_is_deleted_in_every_phase_and_nothing_of_it_stays(installed: Installation) -> None:
+    """Story (h): also when one of its nodes is dark."""
+    installed.apply(a_run("pending").replace("dataset: stdlib", "dataset: nowhere"), DATASET)
+    installed.wait("it is pending", lambda: bool(installed.status("pending")), 60)
+    installed.kubectl("delete", "trainingrun", "pending", "--timeout=30s")
+    installed.train("starting")
+    installed.wait("it has pods", lambda: bool(installed.pods("starting")), 120)
+    installed.kubectl("delete", "trainingrun", "starting", "--timeout=30s")
+    installed.wait("nothing of it is left, without force", lambda: not installed.pods("starting"), 25)
+    installed.train("dark", tokens="2M")
+    installed.wait("it trains", lambda: step_of(installed.status("dark")) > 5, 300)
+    node = installed.node_of(installed.rank_0("dark"))
+    installed.cluster.crash(node)
+    installed.kubectl("delete", "trainingrun", "dark", "--timeout=30s")
+
+    for name in ("pending", "starting", "dark"):
+        installed.wait(f"nothing of {name} is left", lambda name=name: not installed.pods(name), 120)  # type: ignore[misc]
+    installed.cluster.restart(node)
+
+
+@pytest.mark.long
+def test_an_upgrade_of_the_chart_restarts_no_pod_of_a_run_in_flight(installed: Installation) -> None:
+    """Story (i): other settings and a new operator change nothing in what is under way."""
+    installed.train("story-i", tokens="600k")
+    installed.wait("it trains", lambda: step_of(installed.status("story-i")) > 25, 300)
+    before = {name: pod["metadata"]["uid"] for name, pod in installed.pods("story-i").items()}
+    chart = ("upgrade", "tessera", "charts/tessera", "--namespace", "tessera-system", "--reuse-values", "--wait")
+    installed.cluster.helm(*chart, "--set", "profiles.cpu.sharedMemory=128Mi", "--set", "operator.replicas=1")
+
+    status = installed.succeed("story-i", 300)
+
+    assert {name: pod["metadata"]["uid"] for name, pod in installed.pods("story-i").items()} == before
+    assert status["restarts"] == 0
