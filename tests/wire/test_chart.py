@@ -1,0 +1,121 @@
+"""The chart: rendered by the genuine Helm, judged by a real API server, and by what it may not contain."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tessera_operator.profiles import Settings
+from tests.cluster.control_plane import ControlPlane
+from tests.cluster.go_programs import Programs, missing
+
+CHART = Path(__file__).parents[2] / "charts" / "tessera"
+LIMIT_SECONDS = 60.0
+
+
+@pytest.fixture(scope="session")
+def helm(programs: Programs) -> Path:
+    """The compiled Helm."""
+    if missing([programs.helm]):
+        reason = "helm is not compiled yet: run scripts/setup_cluster.sh"
+        if os.environ.get("TESSERA_REQUIRE_CLUSTER") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return programs.helm
+
+
+def run_helm(helm: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(helm), *arguments], text=True, capture_output=True, timeout=LIMIT_SECONDS)
+
+
+def rendered(helm: Path, *sets: str) -> list[dict[str, Any]]:
+    options = [word for value in sets for word in ("--set", value)]
+    where = ("--namespace", "tessera-system", "--kube-version", "1.35.0")
+    done = run_helm(helm, "template", "tessera", str(CHART), *where, *options)
+    assert done.returncode == 0, done.stderr
+    return [document for document in yaml.safe_load_all(done.stdout) if document]
+
+
+def one(documents: list[dict[str, Any]], kind: str) -> dict[str, Any]:
+    (found,) = [document for document in documents if document["kind"] == kind]
+    return found
+
+
+def test_helm_finds_nothing_wrong_with_it(helm: Path) -> None:
+    done = run_helm(helm, "lint", "--strict", str(CHART))
+
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("operator.replica=1", "replica"),
+        ("image.pullPolicy=Sometimes", "pullPolicy"),
+        ("profiles.cpu.device=tpu", "device"),
+        ("profiles.H100.device=cuda", "H100"),
+        ("crds.enabled=maybe", "enabled"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_name(helm: Path, change: str, words: str) -> None:
+    done = run_helm(helm, "template", "tessera", str(CHART), "--kube-version", "1.35.0", "--set", change)
+
+    assert done.returncode != 0
+    assert words in done.stderr
+
+
+def test_the_api_server_takes_everything_that_is_rendered(helm: Path, plane: ControlPlane) -> None:
+    plane.kubectl("create", "namespace", "tessera-system")
+    for document in rendered(helm, "crds.enabled=false"):
+        place = {**document["metadata"], "namespace": document["metadata"].get("namespace", "tessera-system")}
+        done = plane.kubectl(
+            *("apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-"),
+            stdin=yaml.safe_dump({**document, "metadata": place}),
+        )
+        assert done.returncode == 0, (document["kind"], done.stderr)
+
+
+def test_the_definitions_stay_when_the_chart_goes(helm: Path) -> None:
+    documents = [document for document in rendered(helm) if document["kind"] == "CustomResourceDefinition"]
+
+    assert {document["spec"]["names"]["kind"] for document in documents} == {"TrainingRun", "DatasetBuild"}
+    assert all(document["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep" for document in documents)
+    assert one(rendered(helm, "crds.enabled=false"), "Deployment")
+
+
+def test_the_operators_settings_are_those_that_it_reads(helm: Path) -> None:
+    documents = rendered(helm, "image.trainer=images.example/trainer:2", "profiles.h100.device=cuda")
+
+    settings = Settings.model_validate(yaml.safe_load(one(documents, "ConfigMap")["data"]["settings.yaml"]))
+
+    assert settings.trainer_image == "images.example/trainer:2"
+    assert {name: profile.device.value for name, profile in settings.profiles.items()} == {"cpu": "cpu", "h100": "cuda"}
+
+
+def test_the_operator_may_not_read_secrets_nor_pass_on_rights_nor_enter_pods(helm: Path) -> None:
+    roles = [document for document in rendered(helm) if document["kind"] in ("ClusterRole", "Role")]
+    rules = [rule for role in roles for rule in role["rules"]]
+
+    for rule in rules:
+        assert "*" not in (*rule["apiGroups"], *rule["resources"], *rule["verbs"])
+        assert not {"escalate", "bind", "impersonate"} & set(rule["verbs"])
+        assert not any("/" in resource and resource.startswith("pods/") for resource in rule["resources"])
+        if "secrets" in rule["resources"]:
+            assert rule["verbs"] == ["create"]
+
+
+def test_the_operators_pod_is_restricted_and_of_several_one_may_be_evicted(helm: Path) -> None:
+    documents = rendered(helm)
+    spec = one(documents, "Deployment")["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert one(documents, "PodDisruptionBudget")["spec"]["minAvailable"] == 1
+    assert not [d for d in rendered(helm, "operator.replicas=1") if d["kind"] == "PodDisruptionBudget"]
