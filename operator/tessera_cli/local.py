@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
+from tessera_api.data_fit import shown_samples, unfit_data
 from tessera_api.dataset_build import DatasetBuild
 from tessera_api.exit_codes import ExitCode
 from tessera_api.manifest import ManifestErrors, load_manifests
@@ -23,7 +24,6 @@ from tessera_api.run_directory import RunDirectory
 from tessera_api.training_run import TrainingRun
 from tessera_cli import datasets, directory_lock
 from tessera_cli.accelerators import cuda_devices
-from tessera_cli.data_fit import refuse_unfit_data, shown_samples
 from tessera_cli.laptop import Fitted, Machine, fit_build, fit_run
 from tessera_cli.programs import Programs
 from tessera_cli.progress import Progress
@@ -212,7 +212,8 @@ class _Local:
                 origin = model.from_.run if model.from_ else None
                 if origin is not None and origin not in known:
                     known[origin] = next(iter(known_run(self._place.run(origin)).datasets.values()))
-                refuse_unfit_data(run.asked, found, known.get(origin) if origin else None)
+                if words := unfit_data(run.asked, found, known.get(origin) if origin else None):
+                    refusals.append(words)
             except Refused as refused:
                 refusals.append(str(refused))
         if refusals:

@@ -21,10 +21,14 @@ from tessera_operator.keys import run_key
 from tessera_operator.manifests import build as build_manifests
 from tessera_operator.manifests import run as run_manifests
 from tessera_operator.manifests.run import Owner, Place
-from tessera_operator.observe import Found, Pinned
+from tessera_operator.observe import Found, Pinned, belongs
 from tessera_operator.profiles import Settings
 
 logger = logging.getLogger(__name__)
+
+
+class InTheWay(Exception):
+    """An object of the same name is somebody else's; the pass is tried again later."""
 
 
 def owner_of(found: Found) -> Owner:
@@ -37,7 +41,7 @@ async def begin_run(cluster: Cluster, found: Found, view: View, settings: Settin
     owner = owner_of(found)
     await cluster.create(core(found.namespace, "secrets"), run_manifests.key_secret(owner, run_key(secret, found.uid)))
     for service in (run_manifests.nodes_service(owner), run_manifests.coordinator_service(owner, 0)):
-        await cluster.create(core(found.namespace, "services"), service)
+        await _create_own(cluster, found, "services", service)
     accelerator = view.run.spec.nodes.accelerator
     profile = settings.profiles[accelerator]
     address = names.coordinator_address(found.name, found.namespace)
@@ -46,7 +50,17 @@ async def begin_run(cluster: Cluster, found: Found, view: View, settings: Settin
     document["data"]["settings.json"] = settings.model_copy(
         update={"profiles": {accelerator: profile}}
     ).model_dump_json(by_alias=True)
-    await cluster.create(core(found.namespace, "configmaps"), document)
+    await _create_own(cluster, found, "configmaps", document)
+
+
+async def _create_own(cluster: Cluster, found: Found, resource: str, document: Json) -> None:
+    """Make a child. Raises InTheWay while an older run's of the same name is there: it is about to go."""
+    if await cluster.create(core(found.namespace, resource), document):
+        return
+    name = document["metadata"]["name"]
+    there = await cluster.get(core(found.namespace, resource, name))
+    if there is None or not belongs(there, found.uid):
+        raise InTheWay(f"{resource} {name} is still that of an older run of the same name")
 
 
 async def make_pods(cluster: Cluster, found: Found, start: Pinned, plan: Plan) -> None:

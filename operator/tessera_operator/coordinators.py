@@ -34,6 +34,8 @@ class _Watched:
     status: TrainingRunStatus = field(default_factory=TrainingRunStatus)
     missing: frozenset[str] = frozenset()
     heard: float = 0.0
+    told: set[str] = field(default_factory=set)
+    """Pods whose end the coordinator was told."""
 
 
 class Coordinators:
@@ -66,8 +68,10 @@ class Coordinators:
 
     def reaped(self, uid: str, report: Reaped) -> None:
         """A pod has ended: told to the coordinator."""
-        if uid in self._watched:
-            self._watched[uid].client.reaped(report)
+        watched = self._watched.get(uid)
+        if watched is not None and report.node not in watched.told:
+            watched.told.add(report.node)
+            watched.client.reaped(report)
 
     def answer(self, uid: str) -> Answer | None:
         """The newest answer; None when there was none yet."""

@@ -25,9 +25,9 @@ def node_slots(count: int) -> list[str]:
     return [f"n{place}" for place in range(count)]
 
 
-def secret_name(run: str) -> str:
-    """The Secret with the run's key."""
-    return f"{run}-run-key"
+def secret_name(run: str, uid: str) -> str:
+    """The Secret with the key of one run: that of an older run of the name may still be there, and cannot be read."""
+    return f"{run}-key-{uid[:8]}"
 
 
 def start_name(run: str, start: int) -> str:

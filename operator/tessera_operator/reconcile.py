@@ -17,7 +17,7 @@ from tessera_operator.cluster import Cluster, ours
 from tessera_operator.coordinators import Coordinators
 from tessera_operator.core import build_decision
 from tessera_operator.core.build_decision import BuildView
-from tessera_operator.core.run_decision import Blocked, Plan, decide
+from tessera_operator.core.run_decision import Blocked, Plan, decide, written_end
 from tessera_operator.core.run_status import run_status, worth_writing
 from tessera_operator.core.slots import DeletePod
 from tessera_operator.core.view import View
@@ -30,6 +30,7 @@ from tessera_operator.observe import (
     machines,
     pinned,
     pods_named,
+    read_run,
     seconds,
     view_build,
     view_run,
@@ -41,8 +42,13 @@ logger = logging.getLogger(__name__)
 
 RUN, BUILD = "trainingruns", "datasetbuilds"
 ORPHANS_SECONDS = 5.0
+SOON = 0.2
 NUMBERS_SECONDS = 10.0
 """How often a status is written of which only the numbers differ."""
+
+
+class Overtaken(Exception):
+    """Somebody else has written the resource: the pass is begun anew."""
 
 
 class Reconciler:
@@ -71,19 +77,24 @@ class Reconciler:
             self._coordinators.forget(known)
             del self._uids[key]
             self._lost.pop(known, None)
+            self._written.pop(known, None)
         if found is None or found.deleting:
             return await self._orphans(key) if key.kind == RUN else None
         self._uids[key] = found.uid
         self._blocked.discard(key)
         try:
             return await (self._run(found) if key.kind == RUN else self._build(found))
+        except Overtaken:
+            return SOON
         except Unreadable as error:
             logger.error("%s %s/%s: %s", key.kind, key.namespace, key.name, error)
             return None
 
     async def _run(self, found: Found) -> float | None:
         start = await pinned(self._cluster, found)
-        if start is not None:
+        if written_end(read_run(found).status or TrainingRunStatus()) is not None:
+            self._coordinators.forget(found.uid)
+        elif start is not None:
             address = coordinator_address(found.name, found.namespace)
             self._coordinators.watch(found.uid, address, run_key(self._secret, found.uid))
         elsewhere = {
@@ -103,8 +114,6 @@ class Reconciler:
             await make_pods(self._cluster, found, start, plan)
         await delete_pods(self._cluster, found.namespace, plan.delete)
         await self._write_run(found, view, plan)
-        if plan.over is not None and view.answer is not None and not any(not pod.over for pod in view.pods):
-            self._coordinators.forget(found.uid)
         return plan.look_again
 
     async def _orphans(self, key: Key) -> float | None:
@@ -125,9 +134,12 @@ class Reconciler:
         status = view.status.model_copy(update=counted)
         if status == view.status:
             return found
-        await self._put(found, RUN, status)
-        again = await find(self._cluster, RUN, found.namespace, found.name)
-        return again if again is not None else found
+        again = (
+            await find(self._cluster, RUN, found.namespace, found.name) if await self._put(found, RUN, status) else None
+        )
+        if again is None:
+            raise Overtaken("the resource was changed meanwhile: nothing is done that was not written down")
+        return again
 
     async def _write_run(self, found: Found, view: View, plan: Plan) -> None:
         after = run_status(view, plan)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tessera_api.data_fit import shown_samples, unfit_data
 from tessera_api.resolved_run import ResolvedDataset
-from tessera_cli.data_fit import refuse_unfit_data, shown_samples
 from tessera_cli.datasets import documents_of
 from tessera_cli.local import Surroundings, Wish, run_local
 from tessera_cli.programs import Programs
@@ -23,11 +23,7 @@ CODE = WORDS.model_copy(update={"fingerprint": "e" * 64})
 
 def refused(datasets: dict[str, ResolvedDataset], *sets: str, origin: ResolvedDataset | None = None) -> str:
     """What is said of it; nothing if it fits."""
-    try:
-        refuse_unfit_data(training_run(MIX, *sets), datasets, origin)
-    except Refused as refusal:
-        return str(refusal)
-    return ""
+    return unfit_data(training_run(MIX, *sets), datasets, origin)
 
 
 def test_datasets_with_one_tokenizer_and_enough_tokens_fit() -> None:

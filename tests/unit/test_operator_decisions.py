@@ -27,6 +27,7 @@ from tests.unit.operator_world import (
     condition,
 )
 
+SHORT = built().model_copy(update={"tokens": 9})
 STAMP = "2026-09-21T14:13:20Z"  # NOW
 
 
@@ -53,6 +54,7 @@ def test_a_run_whose_datasets_are_built_is_begun() -> None:
             "DatasetFailed",
             "could not be built: no",
         ),
+        ({"datasets": {"stdlib": SHORT}}, "DatasetsUnfit", "stdlib has 9 training tokens"),
         ({"profiles": frozenset({"h100"})}, "UnknownAccelerator", "profiles of this installation: h100"),
         ({"run": a_run(storage={"uri": "file:///srv/runs"})}, "StorageNotShared", "give an s3:// address"),
         ({"run": a_run(model={"from": {"run": "other"}})}, "OriginNotSupported", "give model.recipe"),

@@ -127,7 +127,7 @@ def test_the_longest_names_fit_kubernetes() -> None:
     for name in (
         names.pod_name(longest, "n4351", 99_999),
         names.coordinator_service(longest),
-        names.secret_name(longest),
+        names.secret_name(longest, "0" * 36),
         names.build_name(longest),
     ):
         assert len(name) <= 63

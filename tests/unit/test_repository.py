@@ -54,7 +54,7 @@ def sources() -> list[Path]:
 
 def make_targets() -> dict[str, str]:
     """What the Makefile can make, with each target's description (empty where there is none)."""
-    rules = re.findall(r"^([a-z][a-z-]*):[^#\n]*(?:## (.*))?$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    rules = re.findall(r"^([a-z][a-z0-9-]*):[^#\n]*(?:## (.*))?$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     return dict(rules)
 
 
@@ -78,7 +78,7 @@ def named_paths(document: Path) -> Iterator[str]:
 
 def commands(document: Path, program: str) -> list[str]:
     """First words after `program` in a document's code."""
-    return re.findall(rf"(?:^ {{4}}|`)(?:\.venv/bin/)?{program} ([a-z][a-z-]*)", document.read_text(), re.MULTILINE)
+    return re.findall(rf"(?:^ {{4}}|`)(?:\.venv/bin/)?{program} ([a-z][a-z0-9-]*)", document.read_text(), re.MULTILINE)
 
 
 @pytest.mark.parametrize("document", DOCS, ids=lambda path: path.name)

@@ -12,6 +12,7 @@ import pytest
 from kubernetes.aio import client, config
 
 from tessera_api.training_run_status import TrainingRunStatus
+from tessera_operator.act import InTheWay
 from tessera_operator.cluster import Cluster, ClusterError, core, ours
 from tessera_operator.coordinators import Coordinators
 from tessera_operator.core.view import Answer
@@ -147,7 +148,8 @@ def test_a_build_and_a_run_go_their_way_from_apply_to_pods(plane: ControlPlane) 
             await reconciler.work(gpt)
             pods = await cluster.list(core("way", "pods"), "tessera.dev/run=gpt")
             assert names(pods) == ["gpt-c0-0", "gpt-n0-0", "gpt-n1-0", "gpt-n2-0"]
-            assert shown(plane, "way", "secret", "gpt-run-key")["immutable"] is True
+            uid = shown(plane, "way", "trainingrun", "gpt")["metadata"]["uid"]
+            assert shown(plane, "way", "secret", f"gpt-key-{uid[:8]}")["immutable"] is True
             services = await cluster.list(core("way", "services"), "tessera.dev/run=gpt")
             assert names(services) == ["gpt-coordinator-c0", "gpt-nodes"]
             before = dict(cluster.requests)
@@ -243,5 +245,30 @@ def test_pods_of_a_run_that_is_gone_leave_the_api_when_their_node_is_lost(plane:
 
             assert await cluster.list(core("late", "pods")) == []
             assert await reconciler.work(Key(RUN, "late", "late")) is None
+
+    run(story())
+
+
+def test_a_run_waits_until_what_an_older_one_of_its_name_had_is_gone(plane: ControlPlane) -> None:
+    async def story() -> None:
+        apply(plane, "again", A_BUILD, A_RUN)
+        patch_status(plane, "again", "datasetbuild", "stdlib", BUILT)
+        gpt = Key(RUN, "again", "gpt")
+        async with operator(plane) as (reconciler, cluster, _):
+            await passes(reconciler, gpt, 2)
+            plane.kubectl("delete", "trainingrun", "gpt", "--namespace", "again")
+            apply(plane, "again", A_RUN)
+
+            with pytest.raises(InTheWay, match="services gpt-nodes is still that of an older run"):
+                await reconciler.work(gpt)
+
+            for name in ("service/gpt-nodes", "service/gpt-coordinator-c0", "configmap/gpt-start-1"):
+                plane.kubectl("delete", name, "--namespace", "again")  # as garbage collection does
+            plane.kubectl("delete", "pods", "--all", "--namespace", "again", "--grace-period=0", "--force")
+            await passes(reconciler, gpt, 2)
+            uid = shown(plane, "again", "trainingrun", "gpt")["metadata"]["uid"]
+            pods = await cluster.list(core("again", "pods"), "tessera.dev/run=gpt")
+            assert {pod["metadata"]["ownerReferences"][0]["uid"] for pod in pods} == {uid}
+            assert len(pods) == 4
 
     run(story())

@@ -36,13 +36,18 @@ def resolve(
         asked=plain,
         run=plain,
         recipe=recipe(run.spec.model.recipe),
-        datasets={name: _dataset(status) for name, status in datasets.items()},
+        datasets=resolved_datasets(datasets),
         storage=f"{run.spec.storage.uri.rstrip('/')}/{run.metadata.name}",
         device=profile.device,
         threads=profile.threads,
         coordinator=around.coordinator,
         versions=dict(around.versions),
     )
+
+
+def resolved_datasets(datasets: Mapping[str, DatasetBuildStatus | None]) -> dict[str, ResolvedDataset]:
+    """What the builds came to; all have succeeded."""
+    return {name: _dataset(status) for name, status in datasets.items()}
 
 
 def _dataset(status: DatasetBuildStatus | None) -> ResolvedDataset:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from tessera_api.data_fit import unfit_data
 from tessera_api.exit_codes import ExitCode
-from tessera_api.training_run_status import PodAttempts
+from tessera_api.training_run_status import PodAttempts, TrainingRunStatus
 from tessera_operator import names
+from tessera_operator.core.resolve import resolved_datasets
 from tessera_operator.core.slots import DeletePod, MakePod, attempts, avoided, due, forceable, to_delete, to_make
 from tessera_operator.core.view import Pod, View
 
@@ -39,8 +41,8 @@ class Plan:
     delete: tuple[DeletePod, ...] = ()
     blocked: Blocked | None = None
     over: Over | None = None
-    look_again: float = LATER
-    """Seconds until the next pass, if nothing wakes the key before."""
+    look_again: float | None = LATER
+    """Seconds until the next pass, if nothing wakes the key before; None: not before."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def decide(view: View) -> Plan:
         blocked = blocked_by(view)
         return Plan(begin=blocked is None, blocked=blocked, look_again=LATER if blocked else 0.0)
     if (over := ended(view)) is not None:
-        return Plan(delete=tuple(_leftovers(view)), over=over, look_again=SOON if _restless(view) else LATER)
+        return Plan(delete=tuple(_leftovers(view)), over=over, look_again=SOON if _restless(view) else None)
     wanted = attempts(view)
     waits = [due(entry) - view.now for entry in wanted.values() if due(entry) > view.now]
     return Plan(
@@ -96,14 +98,23 @@ def _data(view: View) -> Blocked | None:
             return Blocked("DatasetFailed", f"{path} could not be built: {state.message}"[:2000])
         if state is None or state.status != "True":
             return Blocked("DatasetNotReady", f"{path} is still being built")
-    return None
+    unfit = unfit_data(view.run, resolved_datasets(view.datasets), None)
+    return Blocked("DatasetsUnfit", unfit[:4000]) if unfit else None
+
+
+def written_end(status: TrainingRunStatus) -> Over | None:
+    """The end that stands in the resource: it stays so."""
+    known = next((c for c in status.conditions or () if c.type == "Succeeded"), None)
+    if known is None or known.status == "Unknown":
+        return None
+    return Over(known.status == "True", known.reason, known.message)
 
 
 def ended(view: View) -> Over | None:
     """How the run ended, as its coordinator says it, or its exit code when nobody heard it."""
-    known = next((c for c in view.status.conditions or () if c.type == "Succeeded"), None)
-    if known is not None and known.status != "Unknown":
-        return Over(known.status == "True", known.reason, known.message)
+    known = written_end(view.status)
+    if known is not None:
+        return known
     answer = view.answer
     if answer is not None and answer.closed is not None:
         state = next((c for c in answer.status.conditions or () if c.type == "Succeeded"), None)

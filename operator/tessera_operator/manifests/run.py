@@ -44,7 +44,7 @@ def key_secret(owner: Owner, key: bytes) -> Manifest:
     return {
         "apiVersion": "v1",
         "kind": "Secret",
-        "metadata": owner.metadata(names.secret_name(owner.name)),
+        "metadata": owner.metadata(names.secret_name(owner.name, owner.uid)),
         "immutable": True,
         "data": {"key": base64.b64encode(key).decode()},
     }
@@ -172,7 +172,7 @@ def _run_volumes(owner: Owner, resolved: ResolvedRun) -> list[Manifest]:
     """The run's folder, with key and run.json in it."""
     return [
         {"name": "run", "emptyDir": {}},
-        {"name": "key", "secret": {"secretName": names.secret_name(owner.name), "defaultMode": 0o440}},
+        {"name": "key", "secret": {"secretName": names.secret_name(owner.name, owner.uid), "defaultMode": 0o440}},
         {"name": "start", "configMap": {"name": names.start_name(owner.name, resolved.start)}},
     ]
 

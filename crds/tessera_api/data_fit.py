@@ -10,16 +10,15 @@ from collections.abc import Iterator, Mapping
 
 from tessera_api.resolved_run import ResolvedDataset
 from tessera_api.training_run import TrainingRun
-from tessera_cli.refusal import Refused
 
 Datasets = Mapping[str, ResolvedDataset]
 
 
-def refuse_unfit_data(run: TrainingRun, datasets: Datasets, origin: ResolvedDataset | None) -> None:
-    """Raises Refused with everything that does not fit. `origin`: any dataset of the run that this one starts from."""
+def unfit_data(run: TrainingRun, datasets: Datasets, origin: ResolvedDataset | None) -> str:
+    """Everything that does not fit, in words; empty when all does. `origin`: any dataset of the run that this one
+    starts from."""
     problems = [*_too_short(run, datasets), *_other_tokenizers(run, datasets), *_other_origin(run, datasets, origin)]
-    if problems:
-        raise Refused("\n".join([f"run {run.metadata.name} cannot be trained on its datasets:", *problems]))
+    return "\n".join([f"run {run.metadata.name} cannot be trained on its datasets:", *problems]) if problems else ""
 
 
 def shown_samples(run: TrainingRun, datasets: Datasets) -> list[str]:
