@@ -153,7 +153,12 @@ def test_a_run_is_deleted_in_every_phase_and_nothing_of_it_stays(installed: Inst
     installed.train("starting")
     installed.wait("it has pods", lambda: bool(installed.pods("starting")), 120)
     installed.kubectl("delete", "trainingrun", "starting", "--timeout=30s")
-    installed.wait("nothing of it is left, without force", lambda: not installed.pods("starting"), 25)
+    # A first process that has not begun to listen is deaf to the signal: Kubernetes kills it after its 30 s of grace.
+    installed.wait("nothing of it is left", lambda: not installed.pods("starting"), 60)
+    installed.train("running", tokens="2M")
+    installed.wait("it trains, with a spare", lambda: step_of(installed.status("running")) > 5, 300)
+    installed.kubectl("delete", "trainingrun", "running", "--timeout=30s")
+    installed.wait("all end at the signal, trainers and spare", lambda: not installed.pods("running"), 20)
     installed.train("dark", tokens="2M")
     installed.wait("it trains", lambda: step_of(installed.status("dark")) > 5, 300)
     node = installed.node_of(installed.rank_0("dark"))
