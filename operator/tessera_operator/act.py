@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable
-from datetime import UTC, datetime
 
 from tessera_api.dataset_build import DatasetBuild
 from tessera_api.messages import Reaped
+from tessera_api.times import stamp
 from tessera_api.versions import versions
 from tessera_operator import names
 from tessera_operator.cluster import Cluster, Json, core, jobs
@@ -102,7 +102,7 @@ async def make_build(cluster: Cluster, found: Found, build: DatasetBuild, settin
 
 async def say(cluster: Cluster, found: Found, kind: str, reason: str, message: str) -> None:
     """An event of the resource: a transition, told once."""
-    now = datetime.now(UTC)
+    now = stamp(time.time())
     event: Json = {
         "apiVersion": "v1",
         "kind": "Event",
@@ -117,8 +117,8 @@ async def say(cluster: Cluster, found: Found, kind: str, reason: str, message: s
         "type": "Warning" if reason in ("Failed", "Recovering") else "Normal",
         "reason": reason,
         "message": message[:1000],
-        "firstTimestamp": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "lastTimestamp": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "firstTimestamp": now,
+        "lastTimestamp": now,
         "count": 1,
         "source": {"component": "tessera-operator"},
     }

@@ -89,6 +89,13 @@ class Installation:
             time.sleep(0.5)
         return time.monotonic() - began
 
+    def stays(self, what: str, holds: Callable[[], bool], seconds: float) -> None:
+        """It holds for so many seconds, whenever one looks."""
+        began = time.monotonic()
+        while time.monotonic() - began < seconds:
+            assert holds(), f"{what}: not any more\n{self.tell()}"
+            time.sleep(0.5)
+
     def tell(self) -> str:
         """What a person would look at."""
         overview = self.kubectl("get", "trun,dsb,pods,events", "-o", "wide", check=False)

@@ -1,7 +1,6 @@
 """More stories on the real cluster; those that `make test` leaves out are marked `long` and run in `make e2e`."""
 
 import json
-import time
 
 import pytest
 
@@ -130,10 +129,13 @@ def test_a_run_without_enough_nodes_waits_says_why_blames_nobody_and_begins_when
 
         installed.wait("it says that it waits for a node", waits, 120)
         installed.wait("the other pod runs", lambda: running(installed, "story-f") == 2, 60)  # with the coordinator's
-        time.sleep(20)  # longer than any patience of the run's
-        status = installed.status("story-f")
-        assert "1 of 3 pods wait for a node" in condition(status, "Placed")["message"]
-        assert (status.get("attempts"), status.get("restarts", 0), running(installed, "story-f")) == (None, 0, 2)
+
+        def blames_nobody() -> bool:
+            status = installed.status("story-f")
+            return (status.get("attempts"), status.get("restarts", 0), running(installed, "story-f")) == (None, 0, 2)
+
+        installed.stays("nobody is blamed, nothing restarted", blames_nobody, 20)  # longer than the run's patience
+        assert "1 of 3 pods wait for a node" in condition(installed.status("story-f"), "Placed")["message"]
     finally:
         for node in (2, 3):
             installed.kubectl("uncordon", f"node{node}")

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tessera_api.journal import StepLine
+from tessera_api.times import span
 from tessera_api.training_run_status import RunPhase, TrainingRunStatus
-from tessera_coordinator.core.status import Seen, span, status, thousands
+from tessera_coordinator.core.status import Seen, status, thousands
 
 CREATED = 1_700_000_000.0
 NEWEST = StepLine(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from tessera_api.incident import Incident
 from tessera_api.journal import StepLine
+from tessera_api.times import span, stamp
 from tessera_api.training_run_status import RunPhase, TrainingRunStatus
 
 
@@ -73,7 +73,7 @@ def _incident(incident: Incident) -> dict[str, object]:
         "number": incident.number,
         "cause": incident.cause[:300],
         "nodes": list(dict.fromkeys(incident.nodes))[:8],
-        "detected": _time(incident.detected),
+        "detected": stamp(incident.detected),
     }
     if incident.next_step is not None:
         shown["recoverySeconds"] = f"{max(0.0, incident.next_step - incident.detected):.2f}"
@@ -82,12 +82,8 @@ def _incident(incident: Incident) -> dict[str, object]:
     return shown
 
 
-def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 def _condition(kind: str, value: str, reason: str, seen: Seen) -> dict[str, str]:
-    when = _time(seen.changed)
+    when = stamp(seen.changed)
     return {
         "type": kind,
         "status": value,
@@ -95,17 +91,6 @@ def _condition(kind: str, value: str, reason: str, seen: Seen) -> dict[str, str]
         "message": seen.message[:1000],
         "lastTransitionTime": when,
     }
-
-
-def span(seconds: float) -> str:
-    """A time as `kubectl` shows it: the two largest units."""
-    whole = max(0, int(seconds))
-    days, hours, minutes = whole // 86400, whole // 3600 % 24, whole // 60 % 60
-    if days:
-        return f"{days}d{hours}h"
-    if hours:
-        return f"{hours}h{minutes}m"
-    return f"{minutes}m{whole % 60}s" if minutes else f"{whole}s"
 
 
 def thousands(value: float) -> str:

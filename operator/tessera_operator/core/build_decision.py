@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tessera_api.dataset_build import BuildPhase, DatasetBuild, DatasetBuildStatus
 from tessera_api.resource import Condition
+from tessera_api.times import stamp
 
 
 class BuildResult(BaseModel):
@@ -102,7 +102,7 @@ def _status(
 ) -> DatasetBuildStatus:
     before = view.build.status or DatasetBuildStatus()
     old = next((c for c in before.conditions or () if c.type == "Succeeded"), None)
-    now = datetime.fromtimestamp(view.now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    now = stamp(view.now)
     since = old.last_transition_time if old is not None and old.status == succeeded else now
     condition = Condition.model_validate(
         {

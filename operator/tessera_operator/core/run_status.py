@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 from tessera_api.resource import Condition
+from tessera_api.times import span, stamp
 from tessera_api.training_run_status import AvoidedNode, PodAttempts, RunPhase, TrainingRunStatus
 from tessera_operator import names
 from tessera_operator.core.run_decision import Over, Plan
@@ -33,7 +33,7 @@ def run_status(view: View, plan: Plan) -> TrainingRunStatus:
         conditions=_timed(view, _conditions(view, plan, phase)),
         observed_generation=view.generation,
         phase=phase,
-        age=_age(view.now - view.created),
+        age=span(view.now - view.created),
         attempts=moved or None,
         avoided=tuple(AvoidedNode(node=node, since=since) for node, since in plan.avoided.items()) or None,
     )
@@ -107,7 +107,7 @@ def _heard(view: View, plan: Plan) -> tuple[str, str, str, str]:
 
 def _timed(view: View, found: list[tuple[str, str, str, str]]) -> tuple[Condition, ...]:
     before = {condition.type: condition for condition in view.status.conditions or ()}
-    now = datetime.fromtimestamp(view.now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    now = stamp(view.now)
     timed = []
     for kind, status, reason, message in found:
         old = before.get(kind)
@@ -125,16 +125,6 @@ def _timed(view: View, found: list[tuple[str, str, str, str]]) -> tuple[Conditio
             )
         )
     return tuple(timed)
-
-
-def _age(seconds: float) -> str:
-    whole = max(0, int(seconds))
-    days, hours, minutes = whole // 86400, whole // 3600 % 24, whole // 60 % 60
-    if days:
-        return f"{days}d{hours}h"
-    if hours:
-        return f"{hours}h{minutes}m"
-    return f"{minutes}m{whole % 60}s" if minutes else f"{whole}s"
 
 
 NUMBERS = frozenset(("step", "loss", "tokens_per_second", "mfu", "goodput", "eta", "age"))

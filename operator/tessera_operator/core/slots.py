@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
+from tessera_api.times import seconds_of, stamp
 from tessera_api.training_run_status import PodAttempts
 from tessera_operator import names
 from tessera_operator.core.view import Pod, View
@@ -87,7 +87,7 @@ def avoided(view: View) -> dict[str, str]:
     or another run lost before and that have not reported for `RETURN_SECONDS` since. The newest `MOST_AVOIDED`."""
     known = dict(view.lost_elsewhere) | {entry.node: entry.since for entry in view.status.avoided or ()}
     nodes = {node: since for node, since in known.items() if not _returned(view, node, since)}
-    now = _stamp(view.now)
+    now = stamp(view.now)
     for pod in view.pods:
         if pod.role == names.WORKER and not pod.deleting and pod.node is not None and _lost(view, pod):
             nodes.setdefault(pod.node, now)
@@ -96,20 +96,12 @@ def avoided(view: View) -> dict[str, str]:
 
 def _returned(view: View, node: str, since: str) -> bool:
     machine = view.machines.get(node)
-    return machine is not None and not machine.suspect and machine.renewed > _seconds(since) + RETURN_SECONDS
+    return machine is not None and not machine.suspect and machine.renewed > seconds_of(since) + RETURN_SECONDS
 
 
 def _next(entry: PodAttempts, pod: Pod, now: float) -> PodAttempts:
     quick = entry.quick + 1 if pod.over and now - pod.created < QUICK_SECONDS else 0
-    return PodAttempts(slot=entry.slot, attempt=entry.attempt + 1, quick=min(quick, 1000), since=_stamp(now))
-
-
-def _stamp(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _seconds(stamp: str) -> float:
-    return datetime.strptime(stamp, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timestamp()
+    return PodAttempts(slot=entry.slot, attempt=entry.attempt + 1, quick=min(quick, 1000), since=stamp(now))
 
 
 def due(entry: PodAttempts) -> float:
@@ -117,7 +109,7 @@ def due(entry: PodAttempts) -> float:
     over = entry.quick - FREE_QUICK_ENDS
     if entry.since is None or over <= 0:
         return 0.0
-    return _seconds(entry.since) + float(min(LONGEST_WAIT, 2.0 ** min(over, 10)))
+    return seconds_of(entry.since) + float(min(LONGEST_WAIT, 2.0 ** min(over, 10)))
 
 
 def to_make(view: View, wanted: dict[str, PodAttempts]) -> list[MakePod]:
