@@ -16,7 +16,7 @@ from tessera_api.training_run import TrainingRun
 from tessera_operator import names
 from tessera_operator.cluster import Cluster, Json, core, jobs, lease_of_node, node, ours
 from tessera_operator.coordinators import Coordinators
-from tessera_operator.core.view import Machine, Pod, View
+from tessera_operator.core.view import Answer, Machine, Pod, View
 from tessera_operator.profiles import Settings
 
 
@@ -78,6 +78,7 @@ async def view_run(
         for entry in run.spec.data.mix:
             datasets[entry.dataset] = await _dataset(cluster, found.namespace, entry.dataset)
     avoided = {entry.node for entry in (run.status.avoided if run.status else None) or ()}
+    answer = coordinators.answer(found.uid)
     return View(
         run=run,
         created=found.created,
@@ -87,8 +88,8 @@ async def view_run(
         start=start.resolved if start else None,
         datasets=datasets,
         profiles=frozenset(settings.profiles),
-        machines=await machines(cluster, pods, avoided | set(lost_elsewhere)),
-        answer=coordinators.answer(found.uid),
+        machines=await machines(cluster, doubtful(pods, answer) | avoided | set(lost_elsewhere)),
+        answer=answer,
         lost_elsewhere=lost_elsewhere,
     )
 
@@ -182,22 +183,32 @@ async def _dataset(cluster: Cluster, namespace: str, name: str) -> DatasetBuildS
         return DatasetBuildStatus()
 
 
-async def machines(cluster: Cluster, pods: Iterable[Pod], others: Iterable[str] = ()) -> dict[str, Machine]:
-    """The nodes that pods were placed on, and others by name; what is gone is left out."""
-    found = {}
-    placed = {pod.node for pod in pods if pod.node is not None and not pod.over}
-    for name in sorted(placed.union(others)):
-        document = await cluster.get(node(name))
-        if document is None:
-            continue
-        lease = await cluster.get(lease_of_node(name))
-        renewed = ((lease or {}).get("spec") or {}).get("renewTime")
-        at = seconds(renewed) if renewed else 0.0
-        age = time.time() - at if renewed else None
-        conditions = (document.get("status") or {}).get("conditions") or []
-        ready = any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions)
-        found[name] = Machine(ready, age, at)
-    return found
+async def machines(cluster: Cluster, names_of_nodes: Iterable[str]) -> dict[str, Machine | None]:
+    """What Kubernetes knows of these nodes; None of one that is gone."""
+    return {name: await _machine(cluster, name) for name in sorted(set(names_of_nodes))}
+
+
+async def _machine(cluster: Cluster, name: str) -> Machine | None:
+    document = await cluster.get(node(name))
+    if document is None:
+        return None
+    lease = await cluster.get(lease_of_node(name))
+    renewed = ((lease or {}).get("spec") or {}).get("renewTime")
+    at = seconds(renewed) if renewed else 0.0
+    conditions = (document.get("status") or {}).get("conditions") or []
+    ready = any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions)
+    return Machine(ready, time.time() - at if renewed else None, at)
+
+
+def doubtful(pods: Iterable[Pod], answer: Answer | None) -> set[str]:
+    """The nodes whose state decides something: of pods that are going, that have not begun, or that nobody hears of."""
+    heard = answer is not None and answer.fresh
+
+    def settled(pod: Pod) -> bool:
+        counted = heard and answer is not None and (pod.role == names.COORDINATOR or pod.name in answer.counted)
+        return pod.over or (counted and pod.phase == "Running" and not pod.deleting)
+
+    return {pod.node for pod in pods if pod.node is not None and not settled(pod)}
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,7 @@ class Reconciler:
     async def _orphans(self, key: Key) -> float | None:
         """The run is gone, and its pods are being deleted: those on lost nodes leave the API by our hand alone."""
         pods = [pod for pod in await pods_named(self._cluster, key.namespace, key.name, None) if pod.deleting]
-        known = await machines(self._cluster, pods)
+        known = await machines(self._cluster, [pod.node for pod in pods if pod.node is not None])
         for pod in pods:
             machine = known.get(pod.node) if pod.node is not None else None
             if pod.node is not None and (machine is None or machine.suspect):

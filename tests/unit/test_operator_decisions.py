@@ -12,6 +12,7 @@ from tessera_api.training_run_status import AvoidedNode, PodAttempts, TrainingRu
 from tessera_operator.core.run_decision import Over, decide
 from tessera_operator.core.slots import DeletePod, MakePod
 from tessera_operator.core.view import Machine
+from tessera_operator.observe import doubtful
 from tests.unit.operator_world import (
     ALL_COUNTED,
     DEAD,
@@ -101,7 +102,7 @@ def test_pods_that_end_at_once_again_and_again_are_made_ever_more_slowly() -> No
         later = decide(a_view(run=a_run(status), pods=(PODS[0], PODS[1], PODS[3]), now=NOW + 61))
         assert later.make == (MakePod("n1", quick),)
 
-    assert waits == [0.0, 2.0, 4.0, 5.0, 5.0, 5.0, 5.0, 5.0, 5.0]  # it looks every 5 s at the latest
+    assert waits == [0.0, 2.0, 4.0, 8.0, 10.0, 10.0, 10.0, 10.0, 10.0]  # it looks every 10 s at the latest
 
 
 def test_a_node_that_the_run_counts_no_more_is_replaced_elsewhere_and_its_host_avoided() -> None:
@@ -142,9 +143,7 @@ ZOMBIE = replace(PODS[2], deleting=True)
 
 @pytest.mark.parametrize("machine", [DEAD, Machine(False, 1.0), Machine(True, None), None])
 def test_a_dead_pod_leaves_the_api_once_kubernetes_doubts_its_host_too(machine: Machine | None) -> None:
-    machines = {**HEALTHY, **({"host-n1": machine} if machine else {})}
-    if machine is None:
-        del machines["host-n1"]
+    machines = {**HEALTHY, "host-n1": machine}
     answer = an_answer("gpt-n0-0", "gpt-n2-0")
 
     plan = decide(a_view(run=a_run(REPLACED), pods=(*PODS[:2], ZOMBIE, PODS[3]), machines=machines, answer=answer))
@@ -258,3 +257,14 @@ def test_a_host_that_another_run_lost_gets_no_pod_of_this_one() -> None:
     assert decide(begun).avoided == {"host-9": STAMP}
     back = replace(begun, now=NOW + 20, machines={"host-9": Machine(True, 1.0, NOW + 16)})
     assert decide(back).avoided == {}
+
+
+def test_only_nodes_whose_state_decides_something_are_looked_at() -> None:
+    zombie = a_pod("n1", deleting=True)
+    waiting = a_pod("n2", phase="Pending")
+
+    assert doubtful(PODS, ALL_COUNTED) == set()
+    assert doubtful((*PODS[:2], zombie, waiting), ALL_COUNTED) == {"host-n1", "host-n2"}
+    assert doubtful(PODS, an_answer("gpt-n0-0", "gpt-n1-0")) == {"host-n2"}
+    assert doubtful(PODS, None) == doubtful(PODS, replace(ALL_COUNTED, age=6.0)) == set(HEALTHY)
+    assert doubtful((a_pod("n0", phase="Succeeded"),), None) == set()

@@ -16,6 +16,8 @@ from tessera_operator.core.slots import DeletePod, MakePod, attempts, avoided, d
 from tessera_operator.core.view import Pod, View
 
 SOON = 5.0
+SETTLED = 10.0
+"""A run in which nothing moves is looked at as often as its numbers are written; its coordinator wakes it before."""
 LATER = 60.0
 CLOSING_SECONDS = 30.0
 
@@ -68,7 +70,7 @@ def decide(view: View) -> Plan:
         avoided=avoided(view),
         make=tuple(to_make(view, wanted)),
         delete=tuple(to_delete(view, wanted)),
-        look_again=max(0.2, min([SOON, *waits])),
+        look_again=max(0.2, min([SOON if _moving(view) else SETTLED, *waits])),
     )
 
 
@@ -147,6 +149,11 @@ def _outstays(view: View, pod: Pod) -> bool:
     if pod.role == names.COORDINATOR:
         return bool(pod.exit_code) or view.suspect(pod)  # it would be started again and again
     return pod.phase == "Pending" or view.suspect(pod)
+
+
+def _moving(view: View) -> bool:
+    heard = view.answer is not None and view.answer.fresh
+    return not heard or any(pod.deleting or pod.phase != "Running" for pod in view.pods)
 
 
 def _restless(view: View) -> bool:

@@ -96,8 +96,9 @@ class View:
     datasets: Mapping[str, DatasetBuildStatus | None] = field(default_factory=dict)
     """Of every dataset of the mixture; None: there is no such build."""
     profiles: frozenset[str] = frozenset()
-    machines: Mapping[str, Machine] = field(default_factory=dict)
-    """By name; a node that is not in it does not exist any more."""
+    machines: Mapping[str, Machine | None] = field(default_factory=dict)
+    """Those that were looked at, by name; None: it does not exist any more. Nobody looks at the node of a pod that the
+    run counts: at a hundred runs that would be most of all requests."""
     answer: Answer | None = None
     lost_elsewhere: Mapping[str, str] = field(default_factory=dict)
     """Nodes that other runs have lost, each with the time."""
@@ -109,7 +110,7 @@ class View:
 
     def suspect(self, pod: Pod) -> bool:
         """Whether Kubernetes doubts the node of a pod."""
-        if pod.node is None:
+        if pod.node is None or pod.node not in self.machines:
             return False
-        machine = self.machines.get(pod.node)
+        machine = self.machines[pod.node]
         return machine is None or machine.suspect
