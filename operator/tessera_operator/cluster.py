@@ -17,6 +17,8 @@ from tessera_api.resource import GROUP, VERSION
 MANAGER = "tessera-operator"
 REQUEST_SECONDS = 15.0
 PAGE = 500
+NODE_LEASES = "kube-node-lease"
+"""The namespace of the leases that kubelets renew."""
 
 Json = dict[str, Any]
 
@@ -72,6 +74,11 @@ class Cluster:
             if not token:
                 return found
             query["continue"] = token
+
+    async def first(self, path: str) -> tuple[Json, ...]:
+        """The first page of what is at a path: a sample that costs one request."""
+        page = await self._call("GET", path, {"limit": str(PAGE)})
+        return tuple(page.get("items") or ())
 
     async def create(self, path: str, document: Json) -> bool:
         """Make an object; False when one of this name is there already."""
@@ -181,11 +188,6 @@ def node(name: str) -> str:
 def lease(namespace: str, name: str = "") -> str:
     """Path of leases."""
     return f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases" + (f"/{name}" if name else "")
-
-
-def lease_of_node(name: str) -> str:
-    """Path of the lease that a node's kubelet renews."""
-    return lease("kube-node-lease", name)
 
 
 def resource_of(path: str) -> str:

@@ -14,7 +14,7 @@ from tessera_api.dataset_build import DatasetBuild, DatasetBuildStatus
 from tessera_api.resolved_run import ResolvedRun
 from tessera_api.training_run import TrainingRun
 from tessera_operator import names
-from tessera_operator.cluster import Cluster, Json, core, jobs, lease_of_node, node, ours
+from tessera_operator.cluster import NODE_LEASES, Cluster, Json, core, jobs, lease, node, ours
 from tessera_operator.coordinators import Coordinators
 from tessera_operator.core.view import Answer, Machine, Pod, View
 from tessera_operator.profiles import Settings
@@ -185,19 +185,30 @@ async def _dataset(cluster: Cluster, namespace: str, name: str) -> DatasetBuildS
 
 async def machines(cluster: Cluster, names_of_nodes: Iterable[str]) -> dict[str, Machine | None]:
     """What Kubernetes knows of these nodes; None of one that is gone."""
-    return {name: await _machine(cluster, name) for name in sorted(set(names_of_nodes))}
+    wanted = sorted(set(names_of_nodes))
+    if not wanted:
+        return {}
+    leases = {entry["metadata"]["name"]: entry for entry in await cluster.first(lease(NODE_LEASES))}
+    for name in wanted:
+        if name not in leases and (found := await cluster.get(lease(NODE_LEASES, name))) is not None:
+            leases[name] = found
+    renewals = {name: _renewed(entry) for name, entry in leases.items()}
+    newest = max(renewals.values(), default=0.0)
+    return {name: await _machine(cluster, name, renewals.get(name), newest) for name in wanted}
 
 
-async def _machine(cluster: Cluster, name: str) -> Machine | None:
+async def _machine(cluster: Cluster, name: str, renewed: float | None, newest: float) -> Machine | None:
     document = await cluster.get(node(name))
     if document is None:
         return None
-    lease = await cluster.get(lease_of_node(name))
-    renewed = ((lease or {}).get("spec") or {}).get("renewTime")
-    at = seconds(renewed) if renewed else 0.0
     conditions = (document.get("status") or {}).get("conditions") or []
     ready = any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions)
-    return Machine(ready, time.time() - at if renewed else None, at)
+    return Machine(ready, newest - renewed if renewed is not None else None, renewed or 0.0)
+
+
+def _renewed(entry: Json) -> float:
+    renewed = (entry.get("spec") or {}).get("renewTime")
+    return seconds(renewed) if renewed else 0.0
 
 
 def doubtful(pods: Iterable[Pod], answer: Answer | None) -> set[str]:

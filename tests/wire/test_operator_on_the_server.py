@@ -15,7 +15,8 @@ from tessera_api.training_run_status import TrainingRunStatus
 from tessera_operator.act import InTheWay
 from tessera_operator.cluster import Cluster, ClusterError, core, ours
 from tessera_operator.coordinators import Coordinators
-from tessera_operator.core.view import Answer
+from tessera_operator.core.view import Answer, Machine
+from tessera_operator.observe import machines, seconds
 from tessera_operator.profiles import Settings
 from tessera_operator.reconcile import BUILD, RUN, Reconciler
 from tessera_operator.wakes import Key
@@ -270,5 +271,38 @@ def test_a_run_waits_until_what_an_older_one_of_its_name_had_is_gone(plane: Cont
             pods = await cluster.list(core("again", "pods"), "tessera.dev/run=gpt")
             assert {pod["metadata"]["ownerReferences"][0]["uid"] for pod in pods} == {uid}
             assert len(pods) == 4
+
+    run(story())
+
+
+def test_a_node_is_late_only_against_others_that_could_report(plane: ControlPlane) -> None:
+    async def story() -> None:
+        plane.kubectl("create", "namespace", "kube-node-lease")
+
+        def report(name: str, minute: str) -> None:
+            node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}
+            spec = {"holderIdentity": name, "leaseDurationSeconds": 40, "renewTime": f"2026-11-26T12:{minute}.000000Z"}
+            place = {"name": name, "namespace": "kube-node-lease"}
+            lease = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": place, "spec": spec}
+            ready = {"conditions": [{"type": "Ready", "status": "True"}]}
+            for document in (node, lease):
+                assert plane.apply(document).returncode == 0
+            done = plane.kubectl(
+                "patch", "node", name, "--subresource=status", "--type=merge", "-p", json.dumps({"status": ready})
+            )
+            assert done.returncode == 0, done.stderr
+
+        async with operator(plane) as (_, cluster, _):
+            report("left", "00:00")
+            report("right", "00:08")
+            known = await machines(cluster, ["left", "right", "nowhere"])
+            assert [known["left"], known["right"]] == [
+                Machine(True, 8.0, seconds("2026-11-26T12:00:00Z")),
+                Machine(True, 0.0, seconds("2026-11-26T12:00:08Z")),
+            ]  # however long ago that is: the API server may have been away since
+            assert known["nowhere"] is None
+            report("right", "00:25")
+            known = await machines(cluster, ["left", "right"])
+            assert [machine.suspect for machine in known.values() if machine] == [True, False]
 
     run(story())

@@ -46,7 +46,8 @@ class Machine:
 
     ready: bool
     lease_age: float | None
-    """Seconds since its kubelet last renewed its lease; None when there is none."""
+    """By how many seconds its kubelet's last renewal lies behind the newest of any node's: while the API server is
+    away nobody renews, and nobody is to be blamed for it. None when there is no lease."""
     renewed: float = 0.0
     """When that was, Unix seconds."""
 
