@@ -1,15 +1,15 @@
 """The resource `TrainingRun`: what to train, on which data, how, on how many nodes, and where the results go.
 
-Owns every field, bound and default of it. `nodes` and `checkpoint` may change while a run lives; everything else is
-frozen, because a run with other data or another batch is another run. Steps are optimizer steps, samples are sequences
-of `sequenceLength` tokens, a unit is a fixed number of samples that is never split between ranks.
+Owns every field, bound and default of it. `nodes`, `checkpoint` and `suspend` may change while a run lives; everything
+else is frozen, because a run with other data or another batch is another run. Steps are optimizer steps, samples are
+sequences of `sequenceLength` tokens, a unit is a fixed number of samples that is never split between ranks.
 """
 
 from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, StrictInt
+from pydantic import Field, StrictBool, StrictInt
 
 from tessera_api.quantity import MOST_TOKENS, DecimalString, TokenCount, Weight
 from tessera_api.recipes import RecipeName
@@ -271,6 +271,8 @@ class TrainingRunSpec(Document):
     """Checkpoint policy; may be changed while the run lives."""
     storage: Storage
     """Where the run's folder lies."""
+    suspend: StrictBool = False
+    """Stop at the next step, with a commit, and give all nodes back; false goes on from there. On a cluster only."""
 
     FREEZES = tuple(Freeze(field, _NEW_RUN) for field in ("method", "model", "data", "training", "storage"))
     RULES = (

@@ -23,6 +23,7 @@ class RunPhase(StrEnum):
     RECOVERING = "Recovering"
     STOPPING = "Stopping"
     STOPPED = "Stopped"
+    SUSPENDED = "Suspended"
     SUCCEEDED = "Succeeded"
     FAILED = "Failed"
 
@@ -104,6 +105,9 @@ class TrainingRunStatus(Document):
     """Time left at the present rate, such as 3h12m."""
     age: _Shown | None = None
     """Time since the run was created, such as 58m."""
+    start: Annotated[StrictInt, Field(ge=1, le=100_000)] | None = None
+    """The how-manieth start is under way, or comes next: the first, and one for each time that the run goes on after it
+    was suspended."""
     incidents: Annotated[tuple[ShownIncident, ...], Field(max_length=20, json_schema_extra=keyed("number"))] | None = (
         None
     )

@@ -66,6 +66,8 @@ def fit_run(
     Raises Refused when the manifest's other fields do not allow these nodes.
     """
     label, spec = f"{run.kind}/{run.metadata.name}", run.spec
+    if spec.suspend:
+        raise Refused(f"{label}: spec.suspend is true: here Ctrl-C stops a run; --set suspend=false starts it")
     changes: dict[str, Any] = {}
     overrides: list[Override] = []
     if not spec.storage.uri.startswith("file:") and not is_set(sets, run.kind, run.metadata.name, "storage.uri"):

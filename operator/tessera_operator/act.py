@@ -13,7 +13,7 @@ from tessera_api.versions import versions
 from tessera_operator import names
 from tessera_operator.cluster import Cluster, Json, core, jobs
 from tessera_operator.coordinators import Coordinators
-from tessera_operator.core.resolve import Surroundings, resolve
+from tessera_operator.core.resolve import Surroundings, resolve, resolve_again
 from tessera_operator.core.run_decision import Plan
 from tessera_operator.core.slots import DeletePod
 from tessera_operator.core.view import View
@@ -21,7 +21,7 @@ from tessera_operator.keys import run_key
 from tessera_operator.manifests import build as build_manifests
 from tessera_operator.manifests import run as run_manifests
 from tessera_operator.manifests.run import Owner, Place
-from tessera_operator.observe import Found, Pinned, belongs
+from tessera_operator.observe import Found, Pinned, belongs, pinned
 from tessera_operator.profiles import Settings
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,12 @@ async def begin_run(cluster: Cluster, found: Found, view: View, settings: Settin
     profile = settings.profiles[accelerator]
     address = names.coordinator_address(found.name, found.namespace)
     around = Surroundings(address, versions(), found.created, time.time())
-    document = run_manifests.start_document(owner, resolve(view.run, view.datasets, profile, around))
+    before = await pinned(cluster, found, view.start_number - 1) if view.start_number > 1 else None
+    if before is not None:
+        resolved = resolve_again(before.resolved, view.run, view.start_number, around)
+    else:
+        resolved = resolve(view.run, view.datasets, profile, around)
+    document = run_manifests.start_document(owner, resolved)
     document["data"]["settings.json"] = settings.model_copy(
         update={"profiles": {accelerator: profile}}
     ).model_dump_json(by_alias=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from pydantic import ValidationError
 
-from tessera_api.messages import Reaped, StatusAnswer
+from tessera_api.messages import Reaped, StatusAnswer, StopRun
 from tessera_api.training_run_status import TrainingRunStatus
 from tessera_coordinator.attendance import Attendance
 from tessera_coordinator.client import Address, ControllerClient
@@ -72,6 +72,11 @@ class Coordinators:
         if watched is not None and report.node not in watched.told:
             watched.told.add(report.node)
             watched.client.reaped(report)
+
+    def stop(self, uid: str, order: StopRun) -> None:
+        """Order a run to stop; told again to a coordinator that is restarted, until the run is forgotten."""
+        if uid in self._watched:
+            self._watched[uid].client.stop(order)
 
     def answer(self, uid: str) -> Answer | None:
         """The newest answer; None when there was none yet."""

@@ -69,12 +69,13 @@ async def view_run(
 ) -> View:
     """Raises Unreadable, ClusterError."""
     run = read_run(found)
-    start = await pinned(cluster, found)
+    first = (run.status.start if run.status else None) or 1
+    start = await pinned(cluster, found, first)
     pods = await pods_of(cluster, found)
     alive = frozenset(pod.name for pod in pods if pod.phase == "Running" and not pod.deleting)
     coordinators.alive(found.uid, alive)
     datasets: dict[str, DatasetBuildStatus | None] = {}
-    if start is None:
+    if start is None and first == 1:
         for entry in run.spec.data.mix:
             datasets[entry.dataset] = await _dataset(cluster, found.namespace, entry.dataset)
     avoided = {entry.node for entry in (run.status.avoided if run.status else None) or ()}
@@ -102,9 +103,9 @@ def read_run(found: Found) -> TrainingRun:
         raise Unreadable(f"this version of the operator can't read the resource: {error}"[:2000]) from error
 
 
-async def pinned(cluster: Cluster, found: Found) -> Pinned | None:
-    """The start that is under way, from the document that its pods read."""
-    document = await cluster.get(core(found.namespace, "configmaps", names.start_name(found.name, 1)))
+async def pinned(cluster: Cluster, found: Found, number: int) -> Pinned | None:
+    """A start, from the document that its pods read; None when it has not begun."""
+    document = await cluster.get(core(found.namespace, "configmaps", names.start_name(found.name, number)))
     if document is None or not belongs(document, found.uid):
         return None
     data = document["data"]

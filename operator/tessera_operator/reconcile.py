@@ -11,13 +11,14 @@ import time
 from collections.abc import Callable
 
 from tessera_api.dataset_build import DatasetBuildStatus
+from tessera_api.messages import StopRun
 from tessera_api.training_run_status import TrainingRunStatus
 from tessera_operator.act import begin_run, delete_pods, make_build, make_pods, say, tell_endings
 from tessera_operator.cluster import Cluster, ours
 from tessera_operator.coordinators import Coordinators
 from tessera_operator.core import build_decision
 from tessera_operator.core.build_decision import BuildView
-from tessera_operator.core.run_decision import Blocked, Plan, decide, written_end
+from tessera_operator.core.run_decision import STOP_SECONDS, SUSPENDED, Blocked, Plan, decide, written_end
 from tessera_operator.core.run_status import run_status, worth_writing
 from tessera_operator.core.slots import DeletePod
 from tessera_operator.core.view import View
@@ -91,10 +92,11 @@ class Reconciler:
             return None
 
     async def _run(self, found: Found) -> float | None:
-        start = await pinned(self._cluster, found)
-        if written_end(read_run(found).status or TrainingRunStatus()) is not None:
+        status = read_run(found).status or TrainingRunStatus()
+        start = await pinned(self._cluster, found, status.start or 1)
+        if written_end(status) is not None or start is None:
             self._coordinators.forget(found.uid)
-        elif start is not None:
+        else:
             address = coordinator_address(found.name, found.namespace)
             self._coordinators.watch(found.uid, address, run_key(self._secret, found.uid))
         elsewhere = {
@@ -112,6 +114,8 @@ class Reconciler:
         if start is not None and plan.over is None:
             tell_endings(self._coordinators, found.uid, view)
             await make_pods(self._cluster, found, start, plan)
+        if plan.stop:
+            self._coordinators.stop(found.uid, StopRun(reason=SUSPENDED, deadline_seconds=STOP_SECONDS))
         await delete_pods(self._cluster, found.namespace, plan.delete)
         await self._write_run(found, view, plan)
         return plan.look_again
@@ -130,7 +134,7 @@ class Reconciler:
     async def _count(self, found: Found, view: View, plan: Plan) -> Found:
         """Write the attempts down before a pod is made or deleted because of them."""
         after = run_status(view, plan)
-        counted = {"attempts": after.attempts, "avoided": after.avoided}
+        counted = {"attempts": after.attempts, "avoided": after.avoided, "start": after.start}
         status = view.status.model_copy(update=counted)
         if status == view.status:
             return found

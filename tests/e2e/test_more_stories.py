@@ -173,6 +173,36 @@ def test_a_run_is_deleted_in_every_phase_and_nothing_of_it_stays(installed: Inst
 
 
 @pytest.mark.long
+def test_a_run_that_was_suspended_and_went_on_with_other_nodes_is_bit_for_bit_the_same(installed: Installation) -> None:
+    """Story (e)."""
+    installed.train("story-e", tokens="400k")
+    installed.train("undisturbed", tokens="400k")
+    installed.wait("it trains", lambda: step_of(installed.status("story-e")) > 45, 300)
+    installed.kubectl("patch", "trun", "story-e", "--type=merge", "-p", '{"spec": {"suspend": true}}')
+    installed.wait("it sleeps", lambda: installed.status("story-e").get("phase") == "Suspended", 120)
+    assert installed.pods("story-e") == {}
+    reached = step_of(installed.status("story-e"))
+    fewer = {"suspend": False, "nodes": {"count": 1, "spares": 0}}
+    installed.kubectl("patch", "trun", "story-e", "--type=merge", "-p", json.dumps({"spec": fewer}))
+
+    status = installed.succeed("story-e", 400)
+
+    assert (status["start"], status["step"], status.get("incidents")) == (2, "390/390", None)
+    assert 45 < reached < 390
+    opens = [entry for entry in log_of(installed, "story-e") if entry["kind"] == "open"]
+    assert [len(entry["members"]) for entry in opens] == [2, 1]  # type: ignore[arg-type]
+    installed.succeed("undisturbed", 400)
+    assert exported(installed, "story-e") == exported(installed, "undisturbed")
+
+
+def exported(installed: Installation, run: str) -> str:
+    """The digest of the exported weights."""
+    code = "import boto3, sys; print(boto3.client('s3').get_object(Bucket='models', Key=sys.argv[1])['Body'].read().decode())"
+    marker = json.loads(installed.cluster.python(code, f"runs/{run}/export/tessera-export.json"))
+    return str(marker["files"]["model.safetensors"]["sha256"])
+
+
+@pytest.mark.long
 def test_an_upgrade_of_the_chart_restarts_no_pod_of_a_run_in_flight(installed: Installation) -> None:
     """Story (i): other settings and a new operator change nothing in what is under way."""
     installed.train("story-i", tokens="600k")

@@ -117,3 +117,8 @@ def test_a_named_accelerator_that_is_not_here_is_refused_with_the_way_to_use_the
         fit_run(asked, PLACE, (), LAPTOP)
     _, device = fit_run(asked, PLACE, (), Machine(processors=8, cuda_devices=8))
     assert device is Device.CUDA
+
+
+def test_a_suspended_run_is_not_started_here() -> None:
+    with pytest.raises(Refused, match="suspend is true"):
+        fit_run(training_run("suspend=true"), PLACE, (), LAPTOP)

@@ -9,6 +9,7 @@ import pytest
 
 from tessera_api.dataset_build import DatasetBuildStatus
 from tessera_api.training_run_status import AvoidedNode, PodAttempts, TrainingRunStatus
+from tessera_operator.core.resolve import Surroundings, resolve_again
 from tessera_operator.core.run_decision import Over, decide
 from tessera_operator.core.slots import DeletePod, MakePod
 from tessera_operator.core.view import Machine
@@ -268,3 +269,64 @@ def test_only_nodes_whose_state_decides_something_are_looked_at() -> None:
     assert doubtful(PODS, an_answer("gpt-n0-0", "gpt-n1-0")) == {"host-n2"}
     assert doubtful(PODS, None) == doubtful(PODS, replace(ALL_COUNTED, age=6.0)) == set(HEALTHY)
     assert doubtful((a_pod("n0", phase="Succeeded"),), None) == set()
+
+
+ASKED = a_run(suspend=True)
+
+
+def test_a_run_that_is_to_be_suspended_is_told_to_stop_and_its_pods_stay_until_it_has() -> None:
+    plan = decide(a_view(run=ASKED))
+
+    assert (plan.stop, plan.suspended, plan.make, plan.delete) == (True, False, (), ())
+
+
+def test_a_pod_that_has_not_begun_is_given_back_at_once() -> None:
+    pods = (*PODS[:3], replace(PODS[3], phase="Pending", node=None))
+
+    assert [gone.name for gone in decide(a_view(run=ASKED, pods=pods)).delete] == ["gpt-n2-0"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"answer": an_answer(closed="stopped at step 40")},
+        {"pods": (PODS[0], *(replace(pod, phase="Failed", exit_code=75) for pod in PODS[1:]))},
+        {"answer": replace(ALL_COUNTED, age=61.0)},
+        {"answer": None},
+    ],
+    ids=["it says so", "nobody trains", "nobody has heard of it for long", "nobody ever has"],
+)
+def test_a_run_that_has_stopped_gives_all_its_pods_back(change: dict[str, Any]) -> None:
+    plan = decide(a_view(run=ASKED, **change))
+
+    assert {gone.name for gone in plan.delete} == {"gpt-c0-0", "gpt-n0-0", "gpt-n1-0", "gpt-n2-0"}
+    assert (plan.stop, plan.make, plan.over) == (False, (), None)
+
+
+def test_the_next_start_has_a_number_and_pods_of_its_own() -> None:
+    status = TrainingRunStatus(attempts=(PodAttempts(slot="n1", attempt=4),))
+
+    plan = decide(a_view(run=a_run(status, suspend=True), pods=()))
+
+    assert (plan.suspended, plan.start) == (True, 2)
+    assert {slot: entry.attempt for slot, entry in plan.attempts.items()} == {"c0": 1, "n0": 1, "n1": 5, "n2": 1}
+
+
+def test_a_suspended_run_wants_nothing_until_it_is_to_go_on() -> None:
+    status = TrainingRunStatus(start=2)
+    asleep = a_view(run=a_run(status, suspend=True), start=None, pods=(), answer=None)
+
+    assert decide(asleep).suspended
+    assert not decide(asleep).begin
+    assert decide(replace(asleep, run=a_run(status))).begin  # its datasets are not asked for again
+
+
+def test_a_later_start_has_the_nodes_of_now_and_everything_that_decides_bits_of_then() -> None:
+    first = a_start()
+    more = a_run(nodes={"count": 1, "min": 1, "max": 1, "spares": 0})
+
+    second = resolve_again(first, more, 2, Surroundings("elsewhere:1", {"python": "3.12"}, NOW, NOW + 100))
+
+    assert (second.start, second.started, second.created) == (2, NOW + 100, NOW)
+    assert second.run.spec.nodes.count == 1
+    assert (second.datasets, second.threads, second.storage) == (first.datasets, first.threads, first.storage)

@@ -93,7 +93,7 @@ def test_a_condition_keeps_its_time_while_its_status_stays() -> None:
     first = shown(a_view(answer=replace(ALL_COUNTED, status=SAID)))
     later = shown(a_view(run=a_run(first), now=NOW + 60, answer=replace(ALL_COUNTED, status=SAID)))
 
-    assert [c.last_transition_time for c in later.conditions or ()] == ["2026-09-21T14:13:20Z"] * 5
+    assert [c.last_transition_time for c in later.conditions or ()] == ["2026-09-21T14:13:20Z"] * 6
 
 
 def test_numbers_alone_are_less_worth_writing_than_what_stands() -> None:
@@ -119,3 +119,14 @@ def test_a_coordinator_that_ends_again_and_again_is_told_with_its_last_words() -
 
     assert reporting.reason == "Failing"
     assert reporting.message == "the coordinator ended with 69: storage does not serve: no such bucket"
+
+
+def test_a_suspended_run_says_that_it_sleeps_and_how_it_goes_on() -> None:
+    asked = a_run(TrainingRunStatus(start=2, step="40/97"), suspend=True)
+
+    stopping = shown(a_view(run=asked, answer=replace(ALL_COUNTED, status=SAID)))
+    asleep = shown(a_view(run=asked, start=None, pods=(), answer=None))
+
+    assert (found(stopping, "Suspended").status, found(stopping, "Suspended").reason) == ("False", "Stopping")
+    assert (asleep.phase, asleep.step, asleep.start) == (RunPhase.SUSPENDED, "40/97", 2)
+    assert found(asleep, "Suspended").status == "True"

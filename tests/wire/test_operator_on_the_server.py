@@ -38,6 +38,9 @@ BUILT = {
 }
 
 
+PATCH_SPEC = ("patch", "trainingrun", "gpt", "--type=merge", "--namespace")
+
+
 class Hearing(Coordinators):
     """Streams that a test answers; no coordinator runs here."""
 
@@ -304,5 +307,36 @@ def test_a_node_is_late_only_against_others_that_could_report(plane: ControlPlan
             report("right", "00:25")
             known = await machines(cluster, ["left", "right"])
             assert [machine.suspect for machine in known.values() if machine] == [True, False]
+
+    run(story())
+
+
+def test_a_run_is_suspended_and_goes_on_with_other_nodes_as_another_start(plane: ControlPlane) -> None:
+    async def story() -> None:
+        apply(plane, "sleep", A_BUILD, A_RUN)
+        patch_status(plane, "sleep", "datasetbuild", "stdlib", BUILT)
+        gpt = Key(RUN, "sleep", "gpt")
+        async with operator(plane) as (reconciler, cluster, hearing):
+            await passes(reconciler, gpt, 2)
+            spec = {"suspend": True, "nodes": {"count": 1, "spares": 0}}
+            assert plane.kubectl(*PATCH_SPEC, "sleep", "-p", json.dumps({"spec": spec})).returncode == 0
+            hearing.said = Answer(TrainingRunStatus(), frozenset(), frozenset(), closed="stopped at step 4", age=0.5)
+            await reconciler.work(gpt)
+            # No kubelet is here to end them: this one does.
+            plane.kubectl("delete", "pods", "--all", "--namespace", "sleep", "--grace-period=0", "--force")
+            await passes(reconciler, gpt, 2)
+            status = shown(plane, "sleep", "trainingrun", "gpt")["status"]
+            assert (status["phase"], status["start"]) == ("Suspended", 2)
+            assert await cluster.list(core("sleep", "pods")) == []
+
+            awake = json.dumps({"spec": {"suspend": False}})
+            assert plane.kubectl(*PATCH_SPEC, "sleep", "-p", awake).returncode == 0
+            hearing.said = None
+            await passes(reconciler, gpt, 2)
+            assert names(await cluster.list(core("sleep", "pods"))) == ["gpt-c0-1", "gpt-n0-1"]
+            started = json.loads(shown(plane, "sleep", "configmap", "gpt-start-2")["data"]["run.json"])
+            assert (started["start"], started["run"]["spec"]["nodes"]["count"]) == (2, 1)
+            selector = shown(plane, "sleep", "service", "gpt-coordinator-c0")["spec"]["selector"]
+            assert selector["tessera.dev/attempt"] == "1"
 
     run(story())

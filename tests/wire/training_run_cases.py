@@ -150,6 +150,7 @@ _BOUNDS = (
     _run("spec.storage.uri", "https://models/runs", URI_WORDS, "file:///srv/runs"),
     _run("spec.storage.uri", "s3://m/" + "x" * 1018, "Too long: may not be more than 1024 bytes", "s3://mmm"),
     _run("spec.storage", GONE, "Required value", {"uri": "s3://models"}),
+    _run("spec.suspend", "yes", 'must be of type boolean: "string"', True),
     _run("spec.nodes.accelerator", "H100", _NAME, "nvidia-h100-sxm"),
     _run("spec.nodes.accelerator", "x" * 41, "Too long: may not be more than 40 bytes", "x" * 40),
     _run("spec.storage.secretRef", {}, "Required value", {"name": "models-s3"}, "spec.storage.secretRef.name"),
@@ -161,7 +162,6 @@ UNKNOWN = tuple(
     for path, value in (
         ("spec.image", "trainer:1"),
         ("spec.resources", {"cpu": 1}),
-        ("spec.suspend", True),
         ("spec.model.uri", "s3://models/base"),
         ("spec.training.epochs", 3),
         ("spec.training.weight_decay", "0.1"),

@@ -45,6 +45,13 @@ def resolve(
     )
 
 
+def resolve_again(before: ResolvedRun, run: TrainingRun, number: int, around: Surroundings) -> ResolvedRun:
+    """A later start: what may change is as the resource has it now, everything that decides bits as it was."""
+    plain = run.model_copy(update={"status": None})
+    changed = {"start": number, "started": around.now, "asked": plain, "run": plain, "versions": dict(around.versions)}
+    return before.model_copy(update=changed)
+
+
 def resolved_datasets(datasets: Mapping[str, DatasetBuildStatus | None]) -> dict[str, ResolvedDataset]:
     """What the builds came to; all have succeeded."""
     return {name: _dataset(status) for name, status in datasets.items()}

@@ -12,14 +12,26 @@ from tessera_api.exit_codes import ExitCode
 from tessera_api.training_run_status import PodAttempts, TrainingRunStatus
 from tessera_operator import names
 from tessera_operator.core.resolve import resolved_datasets
-from tessera_operator.core.slots import DeletePod, MakePod, attempts, avoided, due, forceable, to_delete, to_make
+from tessera_operator.core.slots import (
+    DeletePod,
+    MakePod,
+    attempts,
+    avoided,
+    due,
+    forceable,
+    slots_of,
+    to_delete,
+    to_make,
+)
 from tessera_operator.core.view import Pod, View
 
 SOON = 5.0
 SETTLED = 10.0
 """A run in which nothing moves is looked at as often as its numbers are written; its coordinator wakes it before."""
 LATER = 60.0
-CLOSING_SECONDS = 30.0
+STOP_SECONDS = 60.0
+"""That a stop gives the run to park and commit."""
+SUSPENDED = "the run is suspended"
 
 
 @dataclass(frozen=True)
@@ -43,6 +55,12 @@ class Plan:
     delete: tuple[DeletePod, ...] = ()
     blocked: Blocked | None = None
     over: Over | None = None
+    stop: bool = False
+    """Order the run to stop at its next step, with a commit."""
+    suspended: bool = False
+    """Nothing of the run is there, and nothing is wanted."""
+    start: int | None = None
+    """The start that comes next, where it is not the one before."""
     look_again: float | None = LATER
     """Seconds until the next pass, if nothing wakes the key before; None: not before."""
 
@@ -58,11 +76,15 @@ class Over:
 
 def decide(view: View) -> Plan:
     """See the module."""
+    if view.start is None and view.run.spec.suspend:
+        return Plan(suspended=True, delete=tuple(_all(view)), look_again=SOON if view.pods else None)
     if view.start is None:
         blocked = blocked_by(view)
         return Plan(begin=blocked is None, blocked=blocked, look_again=LATER if blocked else 0.0)
     if (over := ended(view)) is not None:
         return Plan(delete=tuple(_leftovers(view)), over=over, look_again=SOON if _restless(view) else None)
+    if view.run.spec.suspend:
+        return _suspend(view)
     wanted = attempts(view)
     waits = [due(entry) - view.now for entry in wanted.values() if due(entry) > view.now]
     return Plan(
@@ -72,6 +94,32 @@ def decide(view: View) -> Plan:
         delete=tuple(to_delete(view, wanted)),
         look_again=max(0.2, min([SOON if _moving(view) else SETTLED, *waits])),
     )
+
+
+def _suspend(view: View) -> Plan:
+    """Stop with a commit, then give everything back; the next start has pods of other names."""
+    if not view.pods:
+        numbers = {entry.slot: entry.attempt for entry in view.status.attempts or ()}
+        after = {slot: PodAttempts(slot=slot, attempt=numbers.get(slot, 0) + 1) for slot in {*slots_of(view), *numbers}}
+        return Plan(attempts=after, suspended=True, start=view.start_number + 1, look_again=0.0)
+    known = {entry.slot: entry for entry in view.status.attempts or ()}
+    workers = [pod for pod in view.pods if pod.role == names.WORKER]
+    stopped = view.answer is not None and view.answer.closed is not None
+    if stopped or all(pod.over for pod in workers) or _unheard(view):
+        return Plan(attempts=known, delete=tuple(_all(view)), look_again=SOON)
+    idle = [DeletePod(pod.name, pod.uid, False, SUSPENDED) for pod in workers if pod.phase == "Pending"]
+    return Plan(attempts=known, stop=True, delete=tuple(idle), look_again=SOON)
+
+
+def _unheard(view: View) -> bool:
+    """Whether nobody is there who could take the order to stop."""
+    age = view.answer.age if view.answer is not None else max(view.now - pod.created for pod in view.pods)
+    return age > STOP_SECONDS
+
+
+def _all(view: View) -> list[DeletePod]:
+    lost = [DeletePod(pod.name, pod.uid, True, f"node {pod.node} is lost") for pod in view.pods if forceable(view, pod)]
+    return lost + [DeletePod(pod.name, pod.uid, False, SUSPENDED) for pod in view.pods if not pod.deleting]
 
 
 def blocked_by(view: View) -> Blocked | None:
@@ -86,7 +134,7 @@ def blocked_by(view: View) -> Blocked | None:
         return Blocked("StorageNotShared", f"{words}: give an s3:// address")
     if spec.model.from_ is not None:
         return Blocked("OriginNotSupported", "spec.model.from does not work on a cluster yet: give model.recipe")
-    return _data(view)
+    return _data(view) if view.start_number == 1 else None  # a later start has what the first one had
 
 
 def _data(view: View) -> Blocked | None:
@@ -118,9 +166,9 @@ def ended(view: View) -> Over | None:
     if known is not None:
         return known
     answer = view.answer
-    if answer is not None and answer.closed is not None:
-        state = next((c for c in answer.status.conditions or () if c.type == "Succeeded"), None)
-        succeeded = state is not None and state.status == "True"
+    state = next((c for c in (answer.status.conditions or () if answer else ()) if c.type == "Succeeded"), None)
+    if answer is not None and answer.closed is not None and state is not None and state.status != "Unknown":
+        succeeded = state.status == "True"
         return Over(succeeded, "Complete" if succeeded else "Failed", answer.closed[:2000])
     for pod in view.pods:
         if pod.role == names.COORDINATOR and (over := _said_by_code(pod)) is not None:

@@ -35,6 +35,7 @@ def run_status(view: View, plan: Plan) -> TrainingRunStatus:
         phase=phase,
         age=span(view.now - view.created),
         attempts=moved or None,
+        start=plan.start or view.status.start,
         avoided=tuple(AvoidedNode(node=node, since=since) for node, since in plan.avoided.items()) or None,
     )
 
@@ -42,12 +43,14 @@ def run_status(view: View, plan: Plan) -> TrainingRunStatus:
 def _phase(view: View, plan: Plan, over: Over | None) -> RunPhase:
     if over is not None:
         return RunPhase.SUCCEEDED if over.succeeded else RunPhase.FAILED
+    if plan.suspended:
+        return RunPhase.SUSPENDED
     if plan.blocked is not None or view.start is None:
         return RunPhase.PENDING
     if view.answer is not None and view.answer.status.phase is not None:
         return view.answer.status.phase
     before = view.status.phase
-    return RunPhase.STARTING if before in (None, RunPhase.PENDING) else before
+    return RunPhase.STARTING if before in (None, RunPhase.PENDING, RunPhase.SUSPENDED) else before
 
 
 def _conditions(view: View, plan: Plan, phase: RunPhase) -> list[tuple[str, str, str, str]]:
@@ -68,7 +71,21 @@ def _conditions(view: View, plan: Plan, phase: RunPhase) -> list[tuple[str, str,
         prepared,
         _placed(view, plan),
         _heard(view, plan),
+        _suspended(view, plan),
     ]
+
+
+def _suspended(view: View, plan: Plan) -> tuple[str, str, str, str]:
+    if plan.suspended:
+        return (
+            "Suspended",
+            "True",
+            "Suspended",
+            "all nodes are given back; spec.suspend false goes on from the last commit",
+        )
+    if view.run.spec.suspend and plan.over is None:
+        return ("Suspended", "False", "Stopping", "the run stops at its next step, with a commit")
+    return ("Suspended", "False", "NotAsked", "spec.suspend is false")
 
 
 def _running_words(view: View, phase: RunPhase) -> str:

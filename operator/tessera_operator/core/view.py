@@ -93,7 +93,7 @@ class View:
     """Unix seconds."""
     pods: tuple[Pod, ...] = ()
     start: ResolvedRun | None = None
-    """The start that is under way; None before the first."""
+    """The start that is under way; None before it has begun."""
     datasets: Mapping[str, DatasetBuildStatus | None] = field(default_factory=dict)
     """Of every dataset of the mixture; None: there is no such build."""
     profiles: frozenset[str] = frozenset()
@@ -103,6 +103,11 @@ class View:
     answer: Answer | None = None
     lost_elsewhere: Mapping[str, str] = field(default_factory=dict)
     """Nodes that other runs have lost, each with the time."""
+
+    @property
+    def start_number(self) -> int:
+        """The how-manieth start is under way, or comes next."""
+        return self.status.start or 1
 
     @property
     def status(self) -> TrainingRunStatus:
