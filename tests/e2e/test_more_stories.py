@@ -17,6 +17,11 @@ for page in s3.get_paginator("list_objects_v2").paginate(Bucket=sys.argv[1], Pre
 print(json.dumps(found))
 """
 
+READ = """
+import boto3, sys
+print(boto3.client("s3").get_object(Bucket=sys.argv[1], Key=sys.argv[2])["Body"].read().decode())
+"""
+
 
 def log_of(installed: Installation, run: str) -> list[dict[str, object]]:
     """Every entry of a run's log, as its storage has it."""
@@ -197,8 +202,7 @@ def test_a_run_that_was_suspended_and_went_on_with_other_nodes_is_bit_for_bit_th
 
 def exported(installed: Installation, run: str) -> str:
     """The digest of the exported weights."""
-    code = "import boto3, sys; print(boto3.client('s3').get_object(Bucket='models', Key=sys.argv[1])['Body'].read().decode())"
-    marker = json.loads(installed.cluster.python(code, f"runs/{run}/export/tessera-export.json"))
+    marker = json.loads(installed.cluster.python(READ, "models", f"runs/{run}/export/tessera-export.json"))
     return str(marker["files"]["model.safetensors"]["sha256"])
 
 
