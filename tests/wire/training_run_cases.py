@@ -182,6 +182,8 @@ FROZEN_FIELDS = (
 
 DEFAULTS: dict[str, Any] = {
     "spec.checkpoint": {"every": 500, "keep": 3},
+    "spec.nodes.accelerator": "cpu",
+    "spec.suspend": False,
     "spec.nodes.spares": 0,
     "spec.nodes.processesPerNode": 1,
     "spec.training.schedule.minimumShare": "0.1",
