@@ -31,6 +31,10 @@ class InTheWay(Exception):
     """An object of the same name is somebody else's; the pass is tried again later."""
 
 
+class StartLost(Exception):
+    """The start before was deleted by hand; the pass is tried again, and begins nothing on a guess."""
+
+
 def owner_of(found: Found) -> Owner:
     """Whom the children belong to."""
     return Owner(found.namespace, found.name, found.uid)
@@ -46,11 +50,14 @@ async def begin_run(cluster: Cluster, found: Found, view: View, settings: Settin
     profile = settings.profiles[accelerator]
     address = names.coordinator_address(found.name, found.namespace)
     around = Surroundings(address, versions(), found.created, time.time())
-    before = await pinned(cluster, found, view.start_number - 1) if view.start_number > 1 else None
-    if before is not None:
-        resolved = resolve_again(before.resolved, view.run, view.start_number, around)
-    else:
+    if view.start_number == 1:
         resolved = resolve(view.run, view.datasets, profile, around)
+    else:
+        before = await pinned(cluster, found, view.start_number - 1)
+        if before is None:
+            name = names.start_name(found.name, view.start_number - 1)
+            raise StartLost(f"ConfigMap {name} is gone, without which nobody knows what decided the run's bits")
+        resolved = resolve_again(before.resolved, view.run, profile, around)
     document = run_manifests.start_document(owner, resolved)
     document["data"]["settings.json"] = settings.model_copy(
         update={"profiles": {accelerator: profile}}

@@ -7,6 +7,7 @@ as long as its run lives; whoever waits for a run is woken when more than its nu
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from tessera_coordinator.attendance import Attendance
 from tessera_coordinator.client import Address, ControllerClient
 from tessera_operator.core.run_status import NUMBERS
 from tessera_operator.core.view import Answer
+
+logger = logging.getLogger(__name__)
 
 PATIENCE_SECONDS = 5.0
 QUESTION_SECONDS = 1.0
@@ -34,6 +37,7 @@ class _Watched:
     status: TrainingRunStatus = field(default_factory=TrainingRunStatus)
     missing: frozenset[str] = frozenset()
     heard: float = 0.0
+    stopping: bool = False
     told: set[str] = field(default_factory=set)
     """Pods whose end the coordinator was told."""
 
@@ -45,9 +49,13 @@ class Coordinators:
         self._wake = wake
         self._watched: dict[str, _Watched] = {}
 
-    def watch(self, uid: str, address: str, key: bytes) -> None:
-        """Listen to a run's coordinator from now on."""
-        if uid in self._watched:
+    def watch(self, uid: str, address: str, key: bytes, may_stop: bool) -> None:
+        """Listen to a run's coordinator from now on. An order to stop stands only while the run `may_stop`: a later
+        coordinator, of a run that is to go on after all, is not told of it."""
+        known = self._watched.get(uid)
+        if known is not None and known.stopping and not may_stop:
+            self.forget(uid)
+        elif known is not None:
             return
         client = ControllerClient(Address.parse(address), key, "tessera-operator", QUESTION_SECONDS)
         watched = _Watched(client, asyncio.get_running_loop().create_task(client.run()))
@@ -75,8 +83,10 @@ class Coordinators:
 
     def stop(self, uid: str, order: StopRun) -> None:
         """Order a run to stop; told again to a coordinator that is restarted, until the run is forgotten."""
-        if uid in self._watched:
-            self._watched[uid].client.stop(order)
+        watched = self._watched.get(uid)
+        if watched is not None:
+            watched.stopping = True
+            watched.client.stop(order)
 
     def answer(self, uid: str) -> Answer | None:
         """The newest answer; None when there was none yet."""
@@ -93,16 +103,23 @@ class Coordinators:
             return
         now = time.monotonic()
         before = (_stands(watched), watched.missing)
-        try:
-            watched.status = TrainingRunStatus.model_validate(answer.status)
-        except ValidationError:  # a newer coordinator shows more than this operator knows
-            known = set(TrainingRunStatus.model_fields) | {f.alias for f in TrainingRunStatus.model_fields.values()}
-            watched.status = TrainingRunStatus.model_validate({k: v for k, v in answer.status.items() if k in known})
+        watched.status = readable(answer.status, watched.status)
         watched.answer, watched.heard = answer, now
         present = frozenset((*answer.active, *answer.spare))
         watched.missing = frozenset(watched.attendance.answered(present, watched.alive, now))
         if (_stands(watched), watched.missing) != before:
             self._wake(uid)
+
+
+def readable(document: dict[str, object], before: TrainingRunStatus) -> TrainingRunStatus:
+    """A status as far as this version understands it: a newer coordinator may show fields that it does not know, and
+    values; then the one before stands."""
+    known = set(TrainingRunStatus.model_fields) | {field.alias for field in TrainingRunStatus.model_fields.values()}
+    try:
+        return TrainingRunStatus.model_validate({name: value for name, value in document.items() if name in known})
+    except ValidationError as error:
+        logger.warning("a status that this version does not understand: %s", error)
+        return before
 
 
 def _stands(watched: _Watched) -> object:

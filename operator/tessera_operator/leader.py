@@ -40,6 +40,8 @@ class Leader:
         """The lease's spec as it was last read."""
         self._seen_at = 0.0
         """When it was first seen so."""
+        self._renewed = 0.0
+        """When the request that last renewed it was begun: its answer may have been long under way."""
 
     async def acquire(self) -> None:
         """Until this process leads."""
@@ -51,10 +53,9 @@ class Leader:
 
     async def keep(self, pause: float = RETRY_SECONDS) -> None:
         """Renew for as long as this process leads. Raises LeadershipLost."""
-        renewed = self._clock()
         while True:
             await asyncio.sleep(pause)
-            left = RENEW_SECONDS - (self._clock() - renewed)
+            left = RENEW_SECONDS - (self._clock() - self._renewed)
             if left <= 0:  # the process was asleep for longer than a lease allows
                 raise LeadershipLost(f"the lease was not renewed for {RENEW_SECONDS - left:.0f} s")
             try:
@@ -62,9 +63,7 @@ class Leader:
                     held = await self.attempt()
             except TimeoutError:
                 held = False
-            if held:
-                renewed = self._clock()
-            elif self._holder() not in ("", self._identity):
+            if not held and self._holder() not in ("", self._identity):
                 raise LeadershipLost(f"{self._holder()} leads")
 
     async def release(self) -> None:
@@ -80,6 +79,13 @@ class Leader:
 
     async def attempt(self) -> bool:
         """Take or renew the lease, once. Whether this process leads now."""
+        began = self._clock()
+        held = await self._write()
+        if held:
+            self._renewed = began
+        return held
+
+    async def _write(self) -> bool:
         try:
             found = await self._cluster.get(lease(self._namespace, self._name))
             if found is None:

@@ -64,18 +64,24 @@ async def find(cluster: Cluster, plural: str, namespace: str, name: str) -> Foun
     )
 
 
-async def view_run(
-    cluster: Cluster, found: Found, settings: Settings, coordinators: Coordinators, lost_elsewhere: Mapping[str, str]
-) -> View:
-    """Raises Unreadable, ClusterError."""
-    run = read_run(found)
-    first = (run.status.start if run.status else None) or 1
-    start = await pinned(cluster, found, first)
+@dataclass(frozen=True)
+class Known:
+    """What a pass knows before it looks: the resource as a value, its start, and what other runs have met."""
+
+    run: TrainingRun
+    start: ResolvedRun | None
+    profiles: frozenset[str]
+    lost_elsewhere: Mapping[str, str]
+
+
+async def view_run(cluster: Cluster, found: Found, known: Known, coordinators: Coordinators) -> View:
+    """Raises ClusterError."""
+    run, first = known.run, (known.run.status.start if known.run.status else None) or 1
     pods = await pods_of(cluster, found)
     alive = frozenset(pod.name for pod in pods if pod.phase == "Running" and not pod.deleting)
     coordinators.alive(found.uid, alive)
     datasets: dict[str, DatasetBuildStatus | None] = {}
-    if start is None and first == 1:
+    if known.start is None and first == 1:
         for entry in run.spec.data.mix:
             datasets[entry.dataset] = await _dataset(cluster, found.namespace, entry.dataset)
     avoided = {entry.node for entry in (run.status.avoided if run.status else None) or ()}
@@ -86,12 +92,12 @@ async def view_run(
         generation=found.generation,
         now=time.time(),
         pods=pods,
-        start=start.resolved if start else None,
+        start=known.start,
         datasets=datasets,
-        profiles=frozenset(settings.profiles),
-        machines=await machines(cluster, doubtful(pods, answer) | avoided | set(lost_elsewhere)),
+        profiles=known.profiles,
+        machines=await machines(cluster, doubtful(pods, answer) | avoided | set(known.lost_elsewhere)),
         answer=answer,
-        lost_elsewhere=lost_elsewhere,
+        lost_elsewhere=known.lost_elsewhere,
     )
 
 

@@ -26,6 +26,7 @@ from tessera_operator.keys import run_key
 from tessera_operator.names import coordinator_address
 from tessera_operator.observe import (
     Found,
+    Known,
     Unreadable,
     find,
     machines,
@@ -92,17 +93,19 @@ class Reconciler:
             return None
 
     async def _run(self, found: Found) -> float | None:
-        status = read_run(found).status or TrainingRunStatus()
+        run = read_run(found)
+        status = run.status or TrainingRunStatus()
         start = await pinned(self._cluster, found, status.start or 1)
         if written_end(status) is not None or start is None:
             self._coordinators.forget(found.uid)
         else:
             address = coordinator_address(found.name, found.namespace)
-            self._coordinators.watch(found.uid, address, run_key(self._secret, found.uid))
+            self._coordinators.watch(found.uid, address, run_key(self._secret, found.uid), run.spec.suspend)
         elsewhere = {
             node: since for uid, lost in self._lost.items() if uid != found.uid for node, since in lost.items()
         }
-        view = await view_run(self._cluster, found, self._settings, self._coordinators, elsewhere)
+        known = Known(run, start.resolved if start else None, frozenset(self._settings.profiles), elsewhere)
+        view = await view_run(self._cluster, found, known, self._coordinators)
         plan = decide(view)
         self._lost[found.uid] = plan.avoided
         if start is not None and plan.over is None:

@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 
 from tessera_api.dataset_build import DatasetBuildStatus
+from tessera_api.resolved_run import Device
 from tessera_api.training_run_status import AvoidedNode, PodAttempts, TrainingRunStatus
 from tessera_operator.core.resolve import Surroundings, resolve_again
 from tessera_operator.core.run_decision import Over, decide
 from tessera_operator.core.slots import DeletePod, MakePod
 from tessera_operator.core.view import Machine
 from tessera_operator.observe import doubtful
+from tessera_operator.profiles import Profile
 from tests.unit.operator_world import (
     ALL_COUNTED,
     DEAD,
@@ -325,8 +327,10 @@ def test_a_later_start_has_the_nodes_of_now_and_everything_that_decides_bits_of_
     first = a_start()
     more = a_run(nodes={"count": 1, "min": 1, "max": 1, "spares": 0})
 
-    second = resolve_again(first, more, 2, Surroundings("elsewhere:1", {"python": "3.12"}, NOW, NOW + 100))
+    around = Surroundings("elsewhere:1", {"python": "3.12"}, NOW, NOW + 100)
+    second = resolve_again(first, more, Profile(device=Device.CUDA, threads=9), around)
 
     assert (second.start, second.started, second.created) == (2, NOW + 100, NOW)
+    assert second.device is Device.CUDA
     assert second.run.spec.nodes.count == 1
     assert (second.datasets, second.threads, second.storage) == (first.datasets, first.threads, first.storage)

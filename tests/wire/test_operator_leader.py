@@ -137,3 +137,21 @@ def test_a_leader_that_finds_another_in_its_place_ends(plane: ControlPlane) -> N
                 await one.keep(0.01)
 
     run(story())
+
+
+def test_a_renewal_counts_from_its_request_and_not_from_a_late_answer(plane: ControlPlane) -> None:
+    async def story() -> None:
+        async with candidates(plane, "late") as (one, _, clock, cluster):
+            genuine = cluster.create
+
+            async def late(path: str, document: dict[str, Any]) -> bool:
+                made = await genuine(path, document)
+                clock.now += RENEW_SECONDS + 2  # the answer was so long under way
+                return made
+
+            cluster.create = late  # type: ignore[method-assign]
+            await one.acquire()
+            with pytest.raises(LeadershipLost, match="not renewed for 12 s"):
+                await one.keep(0.01)
+
+    run(story())

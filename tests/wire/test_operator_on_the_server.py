@@ -46,7 +46,7 @@ class Hearing(Coordinators):
 
     said: Answer | None = None
 
-    def watch(self, uid: str, address: str, key: bytes) -> None:
+    def watch(self, uid: str, address: str, key: bytes, may_stop: bool) -> None:
         """No stream."""
 
     def answer(self, uid: str) -> Answer | None:

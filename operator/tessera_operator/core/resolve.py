@@ -45,11 +45,11 @@ def resolve(
     )
 
 
-def resolve_again(before: ResolvedRun, run: TrainingRun, number: int, around: Surroundings) -> ResolvedRun:
+def resolve_again(before: ResolvedRun, run: TrainingRun, profile: Profile, around: Surroundings) -> ResolvedRun:
     """A later start: what may change is as the resource has it now, everything that decides bits as it was."""
     plain = run.model_copy(update={"status": None})
-    changed = {"start": number, "started": around.now, "asked": plain, "run": plain, "versions": dict(around.versions)}
-    return before.model_copy(update=changed)
+    changed = {"asked": plain, "run": plain, "device": profile.device, "versions": dict(around.versions)}
+    return before.model_copy(update={"start": before.start + 1, "started": around.now, **changed})
 
 
 def resolved_datasets(datasets: Mapping[str, DatasetBuildStatus | None]) -> dict[str, ResolvedDataset]:
