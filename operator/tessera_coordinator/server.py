@@ -64,6 +64,7 @@ class Server:
         self._coordinator, self._scribe, self._key = coordinator, scribe, key
         self._agents: dict[str, tuple[str, MessageStream]] = {}
         self._streams: set[MessageStream] = set()
+        self._controllers: set[MessageStream] = set()
         self._heard: dict[MessageStream, float] = {}
         """When an agent's stream last brought something."""
         self._talks: set[asyncio.Task[None]] = set()
@@ -134,6 +135,7 @@ class Server:
                 self._superseded.set_exception(error)
         finally:
             self._streams.discard(stream)
+            self._controllers.discard(stream)
             stream.close()
 
     async def _talk(self, stream: MessageStream) -> None:
@@ -196,6 +198,7 @@ class Server:
                 self._coordinator.report(hello.node, report, lambda: self._send(stream, Ack(sequence=sequence)))
 
     async def _control(self, stream: MessageStream) -> None:
+        self._controllers.add(stream)
         budget = Budget()
         while True:
             envelope = await stream.receive(CONTROL_IDLE_SECONDS)
@@ -264,6 +267,8 @@ class Server:
         with suppress(TimeoutError):
             async with asyncio.timeout(FAREWELL_SECONDS):
                 await self._alone.wait()
+        for stream in self._controllers:  # who asks now and then would miss the last numbers
+            self._send(stream, self._coordinator.answer())
         self._coordinator.finish()
 
 

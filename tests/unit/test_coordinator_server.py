@@ -321,3 +321,17 @@ def test_an_agent_that_returns_with_an_older_generation_is_told_to_start_anew(fo
 
         welcome, restart = tell(story())
         assert (welcome.run, restart.generation) == ("tiny", 1)
+
+
+def test_every_controller_is_told_the_last_status_unasked(folder: Path) -> None:
+    with LiveCoordinator(folder) as place:
+
+        async def story() -> StatusAnswer:
+            listening = await FakePeer.connect(place, "operator", Role.CONTROLLER)
+            ordering = await FakePeer.connect(place, "cli", Role.CONTROLLER)
+            ordering.say(StopRun(reason="enough", deadline_seconds=60))
+            return await listening.hear(StatusAnswer)
+
+        answer = tell(story())
+        assert answer.closed == "stopped: enough"
+        assert answer.status["phase"] == "Stopped"

@@ -130,3 +130,12 @@ def test_a_suspended_run_says_that_it_sleeps_and_how_it_goes_on() -> None:
     assert (found(stopping, "Suspended").status, found(stopping, "Suspended").reason) == ("False", "Stopping")
     assert (asleep.phase, asleep.step, asleep.start) == (RunPhase.SUSPENDED, "40/97", 2)
     assert found(asleep, "Suspended").status == "True"
+
+
+def test_a_run_that_succeeded_has_done_all_its_steps_whatever_was_heard_last() -> None:
+    before = TrainingRunStatus(step="93/97", phase=RunPhase.RUNNING)
+    ended = replace(PODS[0], phase="Succeeded", exit_code=0)
+
+    status = shown(a_view(run=a_run(before), pods=(ended, *PODS[1:]), answer=None))
+
+    assert (status.phase, status.step) == (RunPhase.SUCCEEDED, "97/97")

@@ -25,6 +25,9 @@ def run_status(view: View, plan: Plan) -> TrainingRunStatus:
     over = plan.over
     if over is not None:
         shown["eta"] = None
+    if over is not None and over.succeeded and view.start is not None:
+        # Complete means that the last step stands in the log; the last answer may have been one before it.
+        shown["step"] = f"{view.start.total_steps}/{view.start.total_steps}"
     entries = plan.attempts or {entry.slot: entry for entry in view.status.attempts or ()}
     moved = tuple(entry for entry in entries.values() if entry != PodAttempts(slot=entry.slot, attempt=0))
     phase = _phase(view, plan, over)
