@@ -153,7 +153,7 @@ def test_a_stop_parks_commits_and_ends_with_stopped(folder: Path) -> None:
             opening = await agent.join()
             agent.say(steps(opening, 1), 1)
             controller = await FakePeer.connect(place, "cli", Role.CONTROLLER)
-            controller.say(StopRun(reason="Ctrl-C", deadline_seconds=300))
+            controller.say(StopRun(reason="Ctrl-C", deadline_seconds=30))
             order = await agent.hear(StopOrder)
             controller.say(StatusQuestion())
             assert (await controller.hear(StatusAnswer)).status["phase"] == "Stopping"
@@ -167,8 +167,7 @@ def test_a_stop_parks_commits_and_ends_with_stopped(folder: Path) -> None:
 
         assert place.ended() is ExitCode.STOPPED
         status = json.loads(place.directory.status.read_text())
-        assert (order.generation, order.reason) == (1, "Ctrl-C")
-        assert 200 < order.deadline_seconds < 300.1  # (the clock now + 300) - the clock now may round above 300
+        assert (order.generation, order.reason, 25 < order.deadline_seconds <= 30) == (1, "Ctrl-C", True)
         assert closed.exit_code == ExitCode.STOPPED
         assert (status["phase"], status["step"], status["nodes"]) == ("Stopped", "1/10", "0/1")
         assert place.entry(Commit).step == 1

@@ -49,6 +49,21 @@ def test_a_stop_parks_commits_and_sends_everybody_home() -> None:
     assert all(isinstance(agent.inbox[-1], Closed) for agent in world.agents.values())
 
 
+def test_a_node_whose_assignment_was_lost_is_told_how_much_of_the_deadline_is_left() -> None:
+    world = running()
+    world.after(20, steps_by=("n0", "n1", "n2"))
+    world.carry_out(world.machine.stop_run("interrupt", 30.0, world.now))
+    world.after(10)
+
+    agent = world.agents["n1"]
+    agent.joins -= 1
+    world.join("n1")
+
+    order = agent.inbox[-1]
+    assert isinstance(order, StopOrder)
+    assert order.deadline_seconds == pytest.approx(20.0)
+
+
 def test_a_stop_that_is_not_obeyed_ends_at_its_deadline() -> None:
     world = running()
     world.carry_out(world.machine.stop_run("interrupt", 5.0, world.now))

@@ -288,7 +288,7 @@ def test_there_is_room_for_as_many_as_are_wanted_and_ready() -> None:
 
 def test_an_order_is_obeyed_once_the_step_that_they_parked_at_is_committed() -> None:
     parking = Parking()
-    parking.stop("Ctrl-C", NOW + 30)
+    parking.stop("Ctrl-C", 30, NOW)
     told = [parking.obeyed()]
     parking.parked(7)
     told.append(parking.obeyed())
@@ -304,18 +304,28 @@ def test_the_order_is_told_with_the_time_that_is_left() -> None:
     parking = Parking()
     assert parking.message(3, NOW) is None
 
-    parking.grow(NOW + 60)
+    parking.grow(60, NOW)
 
     assert parking.message(3, NOW + 20) == StopOrder(generation=3, reason="growth", deadline_seconds=40)
     assert parking.message(3, NOW + 90) == StopOrder(generation=3, reason="growth", deadline_seconds=0)
     assert [parking.overdue(NOW + 59.9), parking.overdue(NOW + 60)] == [False, True]
 
 
+def test_no_more_time_is_told_than_was_given_however_the_clock_rounds() -> None:
+    clock = 2043.0920857201634
+    assert (clock + 30) - clock > 30
+    parking = Parking()
+
+    parking.stop("Ctrl-C", 30, clock)
+
+    assert parking.message(3, clock) == StopOrder(generation=3, reason="Ctrl-C", deadline_seconds=30)
+
+
 def test_a_new_generation_has_grown_but_still_stops() -> None:
     grown, stopping = Parking(), Parking()
-    grown.grow(NOW)
-    stopping.grow(NOW)
-    stopping.stop("Ctrl-C", NOW)
+    grown.grow(0, NOW)
+    stopping.grow(0, NOW)
+    stopping.stop("Ctrl-C", 0, NOW)
     for parking in (grown, stopping):
         parking.parked(5)
         parking.committed(5)
@@ -327,8 +337,8 @@ def test_a_new_generation_has_grown_but_still_stops() -> None:
 
 def test_growth_can_be_forgotten_and_a_stop_can_not() -> None:
     growing, stopping = Parking(), Parking()
-    growing.grow(NOW)
-    stopping.stop("Ctrl-C", NOW)
+    growing.grow(0, NOW)
+    stopping.stop("Ctrl-C", 0, NOW)
 
     growing.forget_growth()
     stopping.forget_growth()

@@ -139,13 +139,13 @@ class Membership:
             node.join = join
         if self.generation is not None and self.state is State.OPEN and self._member(name):
             if answered(node, join, self.generation):
-                return self._assign(node, self.generation, join)
+                return self._assign(node, self.generation, join, now)
             return self._break(f"{name}: its workers ended", (name,), now) + self._form(now)
         return self._form(now)
 
-    def _assign(self, node: Node, generation: Open, join: Join) -> list[Effect]:
+    def _assign(self, node: Node, generation: Open, join: Join, now: float) -> list[Effect]:
         node.join, node.assigned = None, join.sequence
-        return [assign(node, generation, join), *self._orders(node.name, self._since)]
+        return [assign(node, generation, join), *self._orders(node.name, now)]
 
     def stepped(self, generation: int, step: int, at: float, now: float) -> list[Effect]:
         """A member completed an optimizer step: every member was alive then."""
@@ -248,7 +248,7 @@ class Membership:
         """Somebody with the right to it stops the run."""
         if self.closing is not None or self._ending or self.parking.stopping:
             return []
-        self.parking.stop(reason, now + deadline)
+        self.parking.stop(reason, deadline, now)
         effects: list[Effect] = [self._event(EventName.STOP_ORDERED, f"{reason}; {deadline:.0f} s to commit")]
         if self.state is not State.OPEN:
             return [*effects, Close(f"stopped: {reason}", ExitCode.STOPPED)]
@@ -352,7 +352,7 @@ class Membership:
         for node in self._members():
             if node is not None and node.join is not None:
                 node.collective_error, node.finished = None, 0
-                effects += self._assign(node, generation, node.join)
+                effects += self._assign(node, generation, node.join, now)
         return effects
 
     def not_opened(self) -> None:
@@ -369,7 +369,7 @@ class Membership:
         more = room(self.roster.all(), self.generation, self.wanted)
         if not more or not cool or self.parking.order is not None:
             return []
-        self.parking.grow(now + self.limits.grow_deadline)
+        self.parking.grow(self.limits.grow_deadline, now)
         effects: list[Effect] = [self._event(EventName.STOP_ORDERED, f"growth by {more}; all park and commit first")]
         for node in filter(None, self._members()):
             effects += self._orders(node.name, now)

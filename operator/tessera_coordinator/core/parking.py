@@ -10,11 +10,17 @@ from tessera_api.messages import StopOrder
 
 @dataclass(frozen=True)
 class Order:
-    """Trainers are to park at a step boundary and commit until `until`."""
+    """Trainers are to park at a step boundary and commit within `seconds`."""
 
     reason: str
-    until: float
+    seconds: float
+    given: float
+    """When it was given, by the coordinator's clock."""
     stops_run: bool
+
+    def left(self, now: float) -> float:
+        """Seconds until the deadline; never more than were given, however the clock's difference rounds."""
+        return max(0.0, self.seconds - (now - self.given))
 
 
 class Parking:
@@ -40,13 +46,13 @@ class Parking:
         """The step at which the trainers parked; -1: they have not."""
         return self._parked
 
-    def stop(self, reason: str, until: float) -> None:
+    def stop(self, reason: str, seconds: float, now: float) -> None:
         """The run is to stop."""
-        self.order = Order(reason, until, True)
+        self.order = Order(reason, seconds, now, True)
 
-    def grow(self, until: float) -> None:
+    def grow(self, seconds: float, now: float) -> None:
         """The generation is to make room."""
-        self.order = Order("growth", until, False)
+        self.order = Order("growth", seconds, now, False)
 
     def generation_began(self, committed: int) -> None:
         """Nobody has parked yet; what is safe is the checkpoint of step `committed`. Growth is done, a stop is not."""
@@ -69,14 +75,13 @@ class Parking:
 
     def overdue(self, now: float) -> bool:
         """The deadline has passed."""
-        return self.order is not None and now >= self.order.until
+        return self.order is not None and self.order.left(now) == 0.0
 
     def message(self, generation: int, now: float) -> StopOrder | None:
         """The order in force, for the trainers of `generation`."""
         if self.order is None:
             return None
-        left = max(0.0, self.order.until - now)
-        return StopOrder(generation=generation, reason=self.order.reason, deadline_seconds=left)
+        return StopOrder(generation=generation, reason=self.order.reason, deadline_seconds=self.order.left(now))
 
     def forget_growth(self) -> None:
         """It was not obeyed in time."""
