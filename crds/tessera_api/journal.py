@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter
 
+from tessera_api.incident import Incident
 from tessera_api.record import Count, Record, Text
 
 
@@ -85,5 +86,13 @@ class LedgerLine(Record):
     seconds: dict[str, float]
 
 
-JournalRecord = Annotated[Event | StepLine | LedgerLine, Field(discriminator="record")]
+class IncidentLine(Record):
+    """An incident as it stands now; of each number the newest line counts. A coordinator that is moved to another
+    machine knows of it from here."""
+
+    record: Literal["incident"] = "incident"
+    incident: Incident
+
+
+JournalRecord = Annotated[Event | StepLine | LedgerLine | IncidentLine, Field(discriminator="record")]
 JOURNAL_RECORD: TypeAdapter[JournalRecord] = TypeAdapter(JournalRecord)

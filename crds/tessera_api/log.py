@@ -62,6 +62,8 @@ class Claim(Record):
     kind: Literal["claim"] = "claim"
     term: Annotated[int, Field(ge=1)]
     holder: Annotated[str, Field(max_length=200)]
+    slot: Annotated[str | None, Field(max_length=16)] = None
+    """Which of the run's coordinators it is; None where there is one."""
     time: float
 
 

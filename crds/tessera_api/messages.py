@@ -5,8 +5,10 @@ Owns the form of the messages and their version. How they travel (frames, authen
 * An **agent** (one per node) says `Hello` on every new stream with all it holds, then `Join` whenever it is without a
 generation, and a `Beat` each second. Messages that must arrive (`Report`s) carry a sequence number and are repeated
 until acknowledged.
-* A **controller** (the `tessera` command, later the operator) says `Hello` with role `controller`, then orders and
+* A **controller** (the `tessera` command, the operator) says `Hello` with role `controller`, then orders and
 questions.
+* A coordinator that does not lead answers every `Hello` with `Standby`. A **witness** (each agent's second stream) then
+tells it each second how long the leader has been silent; the **standby** itself asks the leader as a controller would.
 """
 
 from __future__ import annotations
@@ -34,6 +36,10 @@ class Role(StrEnum):
 
     AGENT = "agent"
     CONTROLLER = "controller"
+    WITNESS = "witness"
+    """An agent beside its stream to the leader: says how long that has been silent."""
+    STANDBY = "standby"
+    """Another coordinator of the run: asks whether this one leads, and lives."""
 
 
 class Phase(StrEnum):
@@ -235,6 +241,13 @@ class Leave(Record):
     reason: Text
 
 
+class LeaderSilence(Record):
+    """To a coordinator that stands by, each `BEAT_SECONDS`: since when this agent has heard nothing of a leader."""
+
+    kind: Literal["leader-silence"] = "leader-silence"
+    seconds: Annotated[float, Field(ge=0)]
+
+
 # ---- controller to coordinator ----------------------------------------------------------------------------------
 
 
@@ -272,6 +285,14 @@ class Welcome(Record):
     protocol: int = PROTOCOL
     run: Name
     term: Annotated[int, Field(ge=1)]
+
+
+class Standby(Record):
+    """Answer to `Hello` of a coordinator that does not lead: whoever wants the leader asks elsewhere. A witness stays,
+    and is sent a `Welcome` once this one leads."""
+
+    kind: Literal["standby"] = "standby"
+    run: Name
 
 
 class Assign(Record):
@@ -347,6 +368,8 @@ class StatusAnswer(Record):
     spare: tuple[Name, ...] = ()
     closed: str | None = None
     """Why the run is over or stopped, once it is."""
+    coordinators: tuple[Name, ...] = ()
+    """The one that answers, and those that stand by and have asked lately; empty: it was told of no others."""
 
 
 FromAgent = (
@@ -362,11 +385,12 @@ FromAgent = (
     | Note
     | Finished
     | Leave
+    | LeaderSilence
     | StopRun
     | Reaped
     | StatusQuestion
 )
-FromCoordinator = Welcome | Assign | Restart | StopOrder | Committed | Verdict | Closed | Ack | StatusAnswer
+FromCoordinator = Welcome | Standby | Assign | Restart | StopOrder | Committed | Verdict | Closed | Ack | StatusAnswer
 Report = Steps | Trouble | Part | PhaseChange | RewindRequest | SkipRequest | Note | Finished | Leave
 """Messages that must arrive: numbered, repeated on a new stream until acknowledged."""
 

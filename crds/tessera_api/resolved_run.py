@@ -96,8 +96,8 @@ class ResolvedRun(Record):
     device: Device
     threads: Annotated[int, Field(ge=1, le=1024)]
     """Threads that each trainer computes with; never changed after the first start, because it decides bits."""
-    coordinator: Annotated[str, Field(max_length=300)]
-    """HOST:PORT of the coordinator in this start."""
+    coordinator: Annotated[str, Field(max_length=700)]
+    """HOST:PORT of the coordinator in this start, or of both: HOST:PORT,HOST:PORT."""
     versions: dict[str, str] = {}
     """Of Tessera, Python and the libraries that decide results."""
 

@@ -73,7 +73,7 @@ def stop(folder: Path) -> str:
 
 
 async def _stop(resolved: ResolvedRun, key: bytes) -> str:
-    client = ControllerClient(Address.parse(resolved.coordinator), key, "tessera-stop", question_seconds=0.2)
+    client = ControllerClient(Address.parse_all(resolved.coordinator), key, "tessera-stop", question_seconds=0.2)
     client.stop(StopRun(reason="tessera stop", deadline_seconds=STOP_SECONDS))
     talking = asyncio.create_task(client.run())
     try:

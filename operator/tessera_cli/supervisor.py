@@ -83,7 +83,7 @@ class Supervisor:
         self._fleet = Fleet(nodes.count + nodes.spares)
         self._least = nodes.min
         self._attendance = Attendance(plan.limits.uncounted)
-        self._client = ControllerClient(Address.parse(plan.resolved.coordinator), plan.key, "tessera-local")
+        self._client = ControllerClient(Address.parse_all(plan.resolved.coordinator), plan.key, "tessera-local")
         self._client.on_status, self._client.on_stream = self._answered, self._stream
         self._client.closed.add_done_callback(lambda _: self._wake.set())
         self._agents: dict[str, Child] = {}

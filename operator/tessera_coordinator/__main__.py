@@ -1,47 +1,41 @@
-"""`python -m tessera_coordinator --run-directory DIR --listen HOST:PORT`: the coordinator of one run.
+"""`python -m tessera_coordinator --run-directory DIR --listen HOST:PORT`: a coordinator of one run.
 
-Ends when the run is over or stopped, or when another coordinator leads. It may be killed at any line and started again.
+Leads the run, or stands by while the other one does. Ends when the run is over or stopped, or when another coordinator
+leads that ought to stand by. It may be killed at any line and started again.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import dataclasses
 import errno
 import logging
 import os
 import signal
-import socket
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from tessera_api.exit_codes import ExitCode
-from tessera_api.journal import LedgerLine
-from tessera_api.resolved_run import ResolvedRun, read_resolved_run
+from tessera_api.log import Claim
+from tessera_api.resolved_run import read_resolved_run
 from tessera_api.run_directory import RunDirectory
-from tessera_coordinator.accounts import Accounts
-from tessera_coordinator.coordinator import Coordinator, Terms
-from tessera_coordinator.core.formation import Wanted
+from tessera_coordinator.client import Address, leads
 from tessera_coordinator.core.history import History
-from tessera_coordinator.core.incidents import Incidents
-from tessera_coordinator.core.ledger import Ledger
-from tessera_coordinator.core.membership import Membership
-from tessera_coordinator.core.silence import Limits
-from tessera_coordinator.garbage import Collector
-from tessera_coordinator.journal import Journal, read
-from tessera_coordinator.live_files import LiveFiles
+from tessera_coordinator.core.succession import Succession, first_in_line
+from tessera_coordinator.leading import Place, claim, lead
+from tessera_coordinator.lobby import Lobby
 from tessera_coordinator.run_log import RunLog, Superseded
-from tessera_coordinator.scribe import Scribe
-from tessera_coordinator.server import Server, TermSeen
-from tessera_store import Store, StoreError, open_store, probe
+from tessera_coordinator.server import TermSeen
+from tessera_coordinator.standing_by import client_of, stand_by
+from tessera_store import StoreError, open_store, probe
 
 logger = logging.getLogger("tessera_coordinator")
 
+ASK_SECONDS = 1.0
+"""So long a coordinator that begins waits for the other's word: less than the other waits before it takes the lead."""
 _NO_ADDRESS = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES)
 
 
@@ -50,16 +44,13 @@ def main() -> int:
     arguments = _arguments()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     signal.signal(signal.SIGTERM, _end_at_once)
-    directory = RunDirectory(arguments.run_directory)
-    host, _, port = arguments.listen.rpartition(":")
     try:
-        resolved = read_resolved_run(directory.run_json)
-        key = directory.key.read_bytes()
+        place = _place(arguments)
     except (OSError, ValidationError) as error:
         logger.error("not a run directory: %s", error)
         return ExitCode.WRONG_INPUT
     try:
-        return asyncio.run(_serve(directory, resolved, key, (host, int(port))))
+        return asyncio.run(_coordinate(place))
     except (Superseded, TermSeen) as error:
         logger.warning("another coordinator leads: %s", error)
         return ExitCode.SUPERSEDED
@@ -80,81 +71,87 @@ def _end_at_once(*_: object) -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tessera_coordinator", description="The coordinator of one run.")
+    parser = argparse.ArgumentParser(prog="python -m tessera_coordinator", description="A coordinator of one run.")
     parser.add_argument("--run-directory", type=Path, required=True, metavar="DIR")
     parser.add_argument("--listen", required=True, metavar="HOST:PORT", help="port 0: any free one")
-    return parser.parse_args()
+    parser.add_argument("--name", default="coordinator", help="what the other coordinator and the operator know it by")
+    parser.add_argument("--slot", metavar="SLOT", help="c0 or c1, where the run has two coordinators")
+    parser.add_argument("--peer", type=Address.parse, metavar="HOST:PORT", help="where the other one listens")
+    arguments = parser.parse_args()
+    if (arguments.slot is None) != (arguments.peer is None):
+        parser.error("--slot and --peer go together")
+    return arguments
 
 
-async def _serve(directory: RunDirectory, resolved: ResolvedRun, key: bytes, address: tuple[str, int]) -> int:
-    store = open_store(resolved.storage)
+def _place(arguments: argparse.Namespace) -> Place:
+    directory = RunDirectory(arguments.run_directory)
+    host, _, port = arguments.listen.rpartition(":")
+    return Place(
+        directory=directory,
+        resolved=read_resolved_run(directory.run_json),
+        key=directory.key.read_bytes(),
+        host=host,
+        port=int(port),
+        name=arguments.name,
+        slot=arguments.slot,
+        peer=arguments.peer,
+    )
+
+
+async def _coordinate(place: Place) -> int:
+    store = open_store(place.resolved.storage)
     log = RunLog(store)
     if log.read_all().length == 0:
         probe(store)
-    if log.history.ended is not None:
-        logger.info("the run has ended: %s", log.history.ended.message)
-        return ExitCode.DONE if log.history.ended.reason == "complete" else ExitCode.TROUBLE
-    before = log.history
-    claim = log.claim(f"start-{resolved.start} {socket.gethostname()} {os.getpid()}", time.time())
-    journal = Journal(directory.root, store, claim.term)
-    files = LiveFiles(directory)
-    accounts = Accounts(files, Incidents.resumed(files.incidents()), _ledger(store, directory), resolved.created)
-    membership = Membership(_wanted(resolved, before), Limits(), time.monotonic())
-    scribe = Scribe(log)
-    coordinator = Coordinator(_terms(resolved), membership, scribe, journal, files, accounts)
-    collector = Collector(store)
-    coordinator.collect = _collect_with(collector)
-    coordinator.begin(claim, _same_start(before, resolved.start))
-    server = Server(coordinator, scribe, key)
-    code = await server.serve(*address, lambda port: logger.info("listening on %s:%d", address[0], port))
-    journal.close()
-    files.close()
-    return code
+    lobby, term = None, None
+    if log.history.ended is None and await _leads_at_once(place, log.history):
+        term = claim(place, log)
+    elif log.history.ended is None:
+        lobby, term = await _wait_for_the_lead(place, log)
+    if term is None:
+        return _code(log.history)
+
+    async def ready(port: int) -> None:
+        logger.info("listening on %s:%d", place.host, port)
+        if lobby is not None:
+            await lobby.dismiss(term.term)
+
+    return await lead(place, store, log, term, ready)
 
 
-def _terms(resolved: ResolvedRun) -> Terms:
-    return Terms(resolved.name, resolved.total_steps, resolved.run.spec.checkpoint.keep, resolved.start)
+async def _leads_at_once(place: Place, history: History) -> bool:
+    if place.peer is None:
+        return True
+    if await leads(place.peer, place.key, place.name, ASK_SECONDS):
+        logger.info("stands by: the coordinator at %s leads", place.peer)
+        return False
+    return first_in_line(history, place.slot)
 
 
-def _wanted(resolved: ResolvedRun, history: History) -> Wanted:
-    nodes = resolved.run.spec.nodes
-    last = history.open
-    fingerprint = (last.fingerprint or "") if last else ""
-    return Wanted(nodes.count, nodes.min, history.generation + 1, fingerprint)
-
-
-def _same_start(history: History, start: int) -> bool:
-    """Whether the generation that stands open in the log may still be running: a restart within a start, not a
-    resumption."""
-    return history.open is not None and history.open.start == start and not history.reopen
-
-
-def _ledger(store: Store, directory: RunDirectory) -> Ledger:
-    """The ledger goes on from its newest line in the journal."""
-    newest: LedgerLine | None = None
-    for record in read(store, directory.root):
-        if isinstance(record, LedgerLine):
-            newest = record
-    return Ledger(time.time(), dict(newest.seconds) if newest else None)
-
-
-def _collect_with(collector: Collector) -> Callable[[History], None]:
-    """Deletion runs off the loop, one at a time; a missed one is made good by the next."""
-    running: set[asyncio.Task[None]] = set()
-
-    async def collect(history: History) -> None:
+async def _wait_for_the_lead(place: Place, log: RunLog) -> tuple[Lobby, Claim | None]:
+    """Stand by until this coordinator has claimed the lead; no claim when the run has ended. Raises OSError (address
+    in use), Superseded."""
+    assert place.peer is not None
+    succession = Succession(time.monotonic())
+    lobby = Lobby(place.resolved.name, place.key, succession)
+    port = await lobby.open(place.host, place.port)
+    logger.info("standing by on %s:%d", place.host, port)
+    while await stand_by(succession, client_of(place.peer, place.key, place.name), log.read_all):
         try:
-            await asyncio.to_thread(collector.collect, history)
+            term = await asyncio.to_thread(claim, place, log)
         except StoreError as error:
-            logger.warning("garbage waits for storage: %s", error)
+            logger.warning("cannot lead without the log: %s", error)
+            continue
+        lobby.stop_listening()
+        return lobby, term
+    await lobby.dismiss(None)
+    return lobby, None
 
-    def start(history: History) -> None:
-        if not running:
-            task = asyncio.get_running_loop().create_task(collect(dataclasses.replace(history)))
-            running.add(task)
-            task.add_done_callback(running.discard)
 
-    return start
+def _code(history: History) -> ExitCode:
+    assert history.ended is not None
+    logger.info("the run has ended: %s", history.ended.message)
+    return ExitCode.DONE if history.ended.reason == "complete" else ExitCode.TROUBLE
 
 
 if __name__ == "__main__":

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import time
+from collections.abc import Callable
 
 from tessera_api.exit_codes import ExitCode
 from tessera_api.incident import Incident
-from tessera_api.journal import Event, LedgerLine, StepLine
+from tessera_api.journal import Event, IncidentLine, LedgerLine, StepLine
 from tessera_api.log import Commit, Open
 from tessera_api.messages import Phase
 from tessera_api.training_run_status import RunPhase
@@ -16,9 +16,6 @@ from tessera_coordinator.core.incidents import Incidents
 from tessera_coordinator.core.ledger import Activity, Cause, Ledger
 from tessera_coordinator.core.membership import Membership, State
 from tessera_coordinator.core.status import Seen, status
-from tessera_coordinator.live_files import LiveFiles
-
-logger = logging.getLogger(__name__)
 
 LEDGER_SECONDS = 5.0
 
@@ -26,10 +23,11 @@ LEDGER_SECONDS = 5.0
 class Accounts:
     """See the module."""
 
-    def __init__(self, files: LiveFiles, incidents: Incidents, ledger: Ledger, created: float) -> None:
-        self._files, self._incidents, self._ledger = files, incidents, ledger
-        self._created = created
-        self._newest = files.last_step()
+    def __init__(self, incidents: Incidents, ledger: Ledger, created: float, newest: StepLine | None = None) -> None:
+        self._incidents, self._ledger = incidents, ledger
+        self._created, self._newest = created, newest
+        self.record: Callable[[IncidentLine], None] = lambda line: None
+        """Called with every incident that has changed."""
         self._first_generation: int | None = None
         self._nodes = 0
         """Of the open generation."""
@@ -100,12 +98,8 @@ class Accounts:
         self._end, self._message = ends.get(exit_code, RunPhase.FAILED), reason
 
     def _write(self, changed: list[Incident]) -> None:
-        """A full disk costs the document, never the run."""
         for incident in changed:
-            try:
-                self._files.incident(incident.number, incident.model_dump(mode="json"))
-            except OSError as error:
-                logger.error("incident %d is not recorded: %s", incident.number, error)
+            self.record(IncidentLine(incident=incident))
 
     # ---- the numbers ----------------------------------------------------------------------------------------------
 

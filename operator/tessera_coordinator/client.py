@@ -1,9 +1,9 @@
 """The controller's end of a stream to the coordinator: orders that stand, and what the coordinator answers.
 
-Owns one connection and its renewal. What must stay true: an order is told again on every new stream, because a
-controller's messages are not acknowledged and a coordinator may be restarted at any moment (all orders are
-idempotent); nothing here blocks the event loop or waits without a limit; a coordinator that is away is tried for as
-long as `run` runs, with a bounded back-off.
+Owns one connection and its renewal; of several coordinators it finds the one that leads. What must stay true: an order
+is told again on every new stream, because a controller's messages are not acknowledged and a coordinator may be
+restarted at any moment (all orders are idempotent); nothing here blocks the event loop or waits without a limit; a
+coordinator that is away is tried for as long as `run` runs, with a bounded back-off.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import chain
-
-from pydantic import ValidationError
+from itertools import chain, cycle
 
 from tessera_api.messages import (
-    FROM_COORDINATOR,
     Closed,
     FromCoordinator,
     Hello,
     Reaped,
     Role,
+    Standby,
     StatusAnswer,
     StatusQuestion,
     StopRun,
+    Welcome,
+    understood,
 )
 from tessera_api.stream import MessageStream, StreamClosed
 from tessera_api.wire import Side
@@ -40,6 +40,8 @@ FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 1.0
 SILENCE_LIMIT = 30.0
 """A coordinator that answers no question for so long (paused, cut off) is tried on a new stream."""
+SILENCE_LIMIT_OF_TWO = 4.0
+"""The same where another coordinator may lead by then."""
 REAPED_KEPT = 256
 """Ends of processes that are told again to a coordinator that was restarted."""
 
@@ -59,15 +61,58 @@ class Address:
             raise ValueError(f"{text!r} is not HOST:PORT")
         return cls(host, int(port))
 
+    @classmethod
+    def parse_all(cls, text: str) -> tuple[Address, ...]:
+        """From HOST:PORT[,HOST:PORT]. ValueError when it is none."""
+        return tuple(cls.parse(one) for one in text.split(","))
+
     def __str__(self) -> str:
         return f"{self.host}:{self.port}"
+
+
+async def begin(address: Address, key: bytes, hello: Hello) -> tuple[MessageStream, int]:
+    """A stream to the coordinator at `address`, and the term that it leads. Raises StreamClosed, of one that stands by
+    too."""
+    try:
+        async with asyncio.timeout(CONNECT_LIMIT):
+            reader, writer = await asyncio.open_connection(address.host, address.port)
+    except (OSError, TimeoutError) as error:
+        raise StreamClosed(str(error) or type(error).__name__) from error
+    stream = await MessageStream.begin(reader, writer, key, Side.CLIENT, CONNECT_LIMIT)
+    stream.send(hello)
+    welcome = understood((await stream.receive(CONNECT_LIMIT)).body)
+    if not isinstance(welcome, Welcome):
+        stream.close()
+        raise StreamClosed("it does not lead" if isinstance(welcome, Standby) else "it did not welcome us")
+    return stream, welcome.term
+
+
+async def leads(address: Address, key: bytes, name: str, limit: float = CONNECT_LIMIT) -> bool:
+    """Whether a coordinator answers there, within `limit` seconds, and leads."""
+    hello = Hello(role=Role.STANDBY, node=name, incarnation=secrets.token_hex(8))
+    try:
+        async with asyncio.timeout(limit):
+            stream, _ = await begin(address, key, hello)
+    except (StreamClosed, TimeoutError):
+        return False
+    stream.close()
+    return True
 
 
 class ControllerClient:
     """See the module. All methods belong to the event loop's thread."""
 
-    def __init__(self, address: Address, key: bytes, name: str, question_seconds: float = 1.0) -> None:
-        self._address, self._key, self._name = address, key, name
+    def __init__(
+        self,
+        addresses: tuple[Address, ...],
+        key: bytes,
+        name: str,
+        question_seconds: float = 1.0,
+        role: Role = Role.CONTROLLER,
+    ) -> None:
+        self._addresses, self._key, self._name, self._role = addresses, key, name, role
+        self._term = 0
+        """The highest that a coordinator has welcomed us with: an older one is passed over."""
         self._incarnation = secrets.token_hex(8)
         self._question_seconds = question_seconds
         self._reaped: deque[Reaped] = deque(maxlen=REAPED_KEPT)
@@ -99,36 +144,37 @@ class ControllerClient:
     async def run(self) -> None:
         """Keep a stream for as long as this runs; ends by being cancelled."""
         pause = FIRST_PAUSE
-        while True:
+        for address in cycle(self._addresses):
             try:
-                stream = await self._connect()
+                stream = await self._begin(address)
                 pause = FIRST_PAUSE
                 await self._serve(stream)
             except StreamClosed as error:
-                logger.debug("no stream to the coordinator at %s: %s", self._address, error)
+                logger.debug("no stream to the coordinator at %s: %s", address, error)
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
-    async def _connect(self) -> MessageStream:
-        try:
-            async with asyncio.timeout(CONNECT_LIMIT):
-                reader, writer = await asyncio.open_connection(self._address.host, self._address.port)
-        except (OSError, TimeoutError) as error:
-            raise StreamClosed(str(error) or type(error).__name__) from error
-        return await MessageStream.begin(reader, writer, self._key, Side.CLIENT, CONNECT_LIMIT)
+    async def _begin(self, address: Address) -> MessageStream:
+        """A stream to a coordinator that leads. Raises StreamClosed."""
+        hello = Hello(role=self._role, node=self._name, incarnation=self._incarnation, term_seen=self._term)
+        stream, term = await begin(address, self._key, hello)
+        if term < self._term:
+            stream.close()
+            raise StreamClosed(f"its term is {term}; {self._term} was seen")
+        self._term = term
+        return stream
 
     async def _serve(self, stream: MessageStream) -> None:
         """Tell what stands, then ask and listen until the stream ends."""
-        asking = None
+        asking, limit = None, SILENCE_LIMIT if len(self._addresses) == 1 else SILENCE_LIMIT_OF_TWO
         try:
-            stream.send(Hello(role=Role.CONTROLLER, node=self._name, incarnation=self._incarnation))
             for order in chain(self._reaped, () if self._stop is None else (self._stop,)):
                 stream.send(order)
             self._stream = stream
             self.on_stream(True)
             asking = asyncio.create_task(self._ask())
             while True:
-                self._take((await stream.receive(SILENCE_LIMIT)).body)
+                self._take(understood((await stream.receive(limit)).body))
         finally:
             if asking is not None:
                 asking.cancel()
@@ -142,12 +188,7 @@ class ControllerClient:
             self._tell(StatusQuestion())
             await asyncio.sleep(self._question_seconds)
 
-    def _take(self, body: dict[str, object]) -> None:
-        try:
-            message: FromCoordinator = FROM_COORDINATOR.validate_python(body)
-        except ValidationError as error:  # a newer coordinator may say more than this version knows
-            logger.debug("a message that this version does not know: %s", error)
-            return
+    def _take(self, message: FromCoordinator | None) -> None:
         if isinstance(message, StatusAnswer):
             self.on_status(message)
             if message.closed is not None:

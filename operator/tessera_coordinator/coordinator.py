@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal, assert_never
 
 from tessera_api.exit_codes import ExitCode
-from tessera_api.journal import Event, EventName, JournalRecord, LedgerLine, StepLine
+from tessera_api.journal import Event, EventName, IncidentLine, JournalRecord, LedgerLine, StepLine
 from tessera_api.log import Claim, Commit, End, Open, ResumePoint, Retire, Skipped
 from tessera_api.messages import (
     Committed,
@@ -92,6 +92,7 @@ class Coordinator:
         """Asks for the deletion of what the log has given up."""
         self.ended = asyncio.Event()
         scribe.on_trouble = self.storage
+        accounts.record = self._record
         outcomes = Outcomes(self._committed, self._retired)
         self.checkpoints = Checkpoints(scribe, terms.keep, lambda: self.term, outcomes)
         self.corrections = Corrections(scribe, lambda: self.term, self._corrected)
@@ -170,6 +171,8 @@ class Coordinator:
                     self.files.event(record)
                 case StepLine():
                     self.files.step(record)
+                case IncidentLine(incident=incident):
+                    self.files.incident(incident.number, incident.model_dump(mode="json"))
                 case LedgerLine():
                     pass
         except OSError as error:

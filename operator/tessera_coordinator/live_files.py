@@ -13,8 +13,6 @@ import logging
 import os
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from tessera_api.incident import Incident
 from tessera_api.journal import Event, StepLine
 from tessera_api.record import Record
@@ -22,7 +20,6 @@ from tessera_api.run_directory import RunDirectory
 
 logger = logging.getLogger(__name__)
 
-TAIL_BYTES = 1 << 16
 STATUS_SECONDS = 5.0
 """How old status.json's numbers may be. Where the run stands (phase, nodes, restarts) is written as it changes."""
 NUMBERS = frozenset({"age", "step", "loss", "tokensPerSecond", "mfu", "goodput", "eta"})
@@ -81,15 +78,6 @@ class LiveFiles:
                 logger.warning("an incident that cannot be read, %s: %s", path.name, error)
         return found
 
-    def last_step(self) -> StepLine | None:
-        """The newest line of metrics.jsonl."""
-        for line in reversed(_tail(self._directory.metrics)):
-            try:
-                return StepLine.model_validate_json(line)
-            except ValidationError as error:
-                logger.warning("a line of metrics.jsonl that cannot be read: %s", error)
-        return None
-
     def close(self) -> None:
         """No more lines."""
         os.close(self._events)
@@ -120,12 +108,3 @@ def _append(descriptor: int, record: Record) -> None:
     if os.write(descriptor, line) < len(line):
         os.ftruncate(descriptor, size)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def _tail(path: Path) -> list[bytes]:
-    """The last whole lines of a file that hold JSON."""
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - TAIL_BYTES))
-        lines = file.read().split(b"\n")[:-1]
-    return [line for line in lines if line.startswith(b"{") and line.endswith(b"}")]

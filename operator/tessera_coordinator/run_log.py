@@ -65,15 +65,16 @@ class RunLog:
             number += 1
         return self.history
 
-    def claim(self, holder: str, time: float) -> Claim:
-        """Begins the next term and returns its entry. `holder` is for people, `time` is in Unix seconds.
+    def claim(self, holder: str, time: float, slot: str | None = None) -> Claim:
+        """Begins the next term and returns its entry. `holder` is for people, `time` is in Unix seconds, `slot` says
+        which of the run's coordinators it is.
 
         Who loses the race tries a higher one: the last claimant leads. Raises IllegalEntry where the run has ended.
         """
         # Two claimants of one term must not write the same bytes, or each would take the entry for its own.
         unique = f"{holder[:MAX_HOLDER]}#{uuid.uuid4().hex}"
         for _ in range(MAX_LOST_RACES):
-            claim = Claim(term=self.read_all().term + 1, holder=unique, time=time)
+            claim = Claim(term=self.read_all().term + 1, holder=unique, slot=slot, time=time)
             if self._create(claim) is not None:
                 self.term = claim.term
                 return claim

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from pydantic import ValidationError
@@ -18,15 +18,16 @@ from pydantic import ValidationError
 from tessera_api.exit_codes import ExitCode
 from tessera_api.messages import (
     FROM_AGENT,
-    PROTOCOL,
     Ack,
     Beat,
     FromAgent,
     FromCoordinator,
     Hello,
     Join,
+    LeaderSilence,
     Reaped,
     Role,
+    StatusAnswer,
     StatusQuestion,
     StopRun,
     Welcome,
@@ -35,11 +36,11 @@ from tessera_api.stream import MessageStream, StreamClosed
 from tessera_api.wire import Side
 from tessera_coordinator.coordinator import Coordinator
 from tessera_coordinator.core.membership import State
+from tessera_coordinator.first_words import GREETING_SECONDS, hello_on
 from tessera_coordinator.scribe import Scribe
 
 logger = logging.getLogger(__name__)
 
-GREETING_SECONDS = 5.0
 IDLE_SECONDS = 30.0
 """A stream on which nothing came for so long is closed; agents beat each second."""
 CONTROL_IDLE_SECONDS = 600.0
@@ -51,6 +52,8 @@ ACK_SECONDS = 1.5
 MAX_STREAMS = 8192
 MAX_MESSAGES_PER_SECOND = 500
 FAREWELL_SECONDS = 5.0
+STANDBY_SECONDS = 5.0
+"""A coordinator that stands by has asked within this, or is not counted."""
 
 
 class TermSeen(Exception):
@@ -60,8 +63,10 @@ class TermSeen(Exception):
 class Server:
     """See the module."""
 
-    def __init__(self, coordinator: Coordinator, scribe: Scribe, key: bytes) -> None:
-        self._coordinator, self._scribe, self._key = coordinator, scribe, key
+    def __init__(self, coordinator: Coordinator, scribe: Scribe, key: bytes, name: str = "") -> None:
+        self._coordinator, self._scribe, self._key, self._name = coordinator, scribe, key, name
+        self._standbys: dict[str, float] = {}
+        """When each coordinator that stands by last asked."""
         self._agents: dict[str, tuple[str, MessageStream]] = {}
         self._streams: set[MessageStream] = set()
         self._controllers: set[MessageStream] = set()
@@ -76,11 +81,11 @@ class Server:
         self._tick_welcome = self._publish_due = 0.0
         coordinator.deliver = self._deliver
 
-    async def serve(self, host: str, port: int, ready: Callable[[int], None]) -> ExitCode:
+    async def serve(self, host: str, port: int, ready: Callable[[int], Awaitable[None]]) -> ExitCode:
         """Until the run is over or another coordinator leads. Raises Superseded, TermSeen, OSError (address in use)."""
         self._superseded = asyncio.get_running_loop().create_future()
         server = await asyncio.start_server(self._accept, host, port, backlog=1024)
-        ready(server.sockets[0].getsockname()[1])
+        await ready(server.sockets[0].getsockname()[1])
         tasks = [
             asyncio.ensure_future(work)
             for work in (self._scribe.run(), self._clock(), self._shipper(), self._superseded)
@@ -139,17 +144,19 @@ class Server:
             stream.close()
 
     async def _talk(self, stream: MessageStream) -> None:
-        hello = FROM_AGENT.validate_python((await stream.receive(GREETING_SECONDS)).body)
-        if not isinstance(hello, Hello):
-            raise StreamClosed("the first message was no hello")
-        if hello.protocol not in (PROTOCOL, PROTOCOL - 1):
-            raise StreamClosed(f"protocol {hello.protocol}; this coordinator speaks {PROTOCOL} and {PROTOCOL - 1}")
+        hello = await hello_on(stream)
         if hello.term_seen > self._coordinator.term:
             raise TermSeen(f"{hello.node} has obeyed term {hello.term_seen}; ours is {self._coordinator.term}")
         self._send(stream, Welcome(run=self._coordinator.terms.run, term=self._coordinator.term))
-        if hello.role is Role.CONTROLLER:
-            return await self._control(stream)
-        return await self._agent(stream, hello)
+        match hello.role:
+            case Role.AGENT:
+                await self._agent(stream, hello)
+            case Role.CONTROLLER:
+                await self._control(stream)
+            case Role.STANDBY:
+                await self._stand_by(stream, hello.node)
+            case Role.WITNESS:  # it knows now that this coordinator leads
+                pass
 
     async def _agent(self, stream: MessageStream, hello: Hello) -> None:
         old = self._agents.pop(hello.node, None)
@@ -192,7 +199,7 @@ class Server:
                 self._coordinator.apply(membership.beat(hello.node, message, now))
             case Join():
                 self._coordinator.apply(membership.join(hello.node, message, now))
-            case Hello() | StopRun() | Reaped() | StatusQuestion():
+            case Hello() | LeaderSilence() | StopRun() | Reaped() | StatusQuestion():
                 raise StreamClosed(f"an agent may not say {message.kind}")
             case report:
                 self._coordinator.report(hello.node, report, lambda: self._send(stream, Ack(sequence=sequence)))
@@ -211,11 +218,30 @@ class Server:
                 case Reaped():
                     self._coordinator.apply(membership.reaped(message, now))
                 case StatusQuestion():
-                    self._send(stream, self._coordinator.answer())
+                    self._send(stream, self._answer())
                 case _:
                     raise StreamClosed(f"a controller may not say {message.kind}")
             if envelope.sequence:
                 self._send(stream, Ack(sequence=envelope.sequence))
+
+    async def _stand_by(self, stream: MessageStream, name: str) -> None:
+        """Another coordinator of the run makes sure that this one lives."""
+        self._controllers.add(stream)
+        budget = Budget()
+        while True:
+            message = FROM_AGENT.validate_python((await stream.receive(IDLE_SECONDS)).body)
+            budget.spend()
+            if not isinstance(message, StatusQuestion):
+                raise StreamClosed(f"a coordinator that stands by may not say {message.kind}")
+            self._standbys[name] = time.monotonic()
+            self._send(stream, self._answer())
+
+    def _answer(self) -> StatusAnswer:
+        """The coordinator's, and who is there to lead."""
+        now = time.monotonic()
+        self._standbys = {name: asked for name, asked in self._standbys.items() if now - asked < STANDBY_SECONDS}
+        names = (self._name, *self._standbys) if self._name else ()
+        return self._coordinator.answer().model_copy(update={"coordinators": names})
 
     def _send(self, stream: MessageStream, message: FromCoordinator) -> None:
         generation = self._coordinator.membership.generation
@@ -268,7 +294,7 @@ class Server:
             async with asyncio.timeout(FAREWELL_SECONDS):
                 await self._alone.wait()
         for stream in self._controllers:  # who asks now and then would miss the last numbers
-            self._send(stream, self._coordinator.answer())
+            self._send(stream, self._answer())
         self._coordinator.finish()
 
 

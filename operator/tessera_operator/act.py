@@ -44,12 +44,13 @@ async def begin_run(cluster: Cluster, found: Found, view: View, settings: Settin
     """Key and services, then run.json, which says that all of them are there."""
     owner = owner_of(found)
     await cluster.create(core(found.namespace, "secrets"), run_manifests.key_secret(owner, run_key(secret, found.uid)))
-    for service in (run_manifests.nodes_service(owner), run_manifests.coordinator_service(owner, 0)):
+    doors = [run_manifests.coordinator_service(owner, slot, 0) for slot in names.COORDINATOR_SLOTS]
+    for service in (run_manifests.nodes_service(owner), *doors):
         await _create_own(cluster, found, "services", service)
     accelerator = view.run.spec.nodes.accelerator
     profile = settings.profiles[accelerator]
-    address = names.coordinator_address(found.name, found.namespace)
-    around = Surroundings(address, versions(), found.created, time.time())
+    addresses = names.coordinator_addresses(found.name, found.namespace)
+    around = Surroundings(addresses, versions(), found.created, time.time())
     if view.start_number == 1:
         resolved = resolve(view.run, view.datasets, profile, around)
     else:
@@ -79,11 +80,10 @@ async def make_pods(cluster: Cluster, found: Found, start: Pinned, plan: Plan) -
     """Pods as the start was begun with: a newer operator or other settings change nothing in a run under way."""
     owner, profile = owner_of(found), next(iter(start.settings.profiles.values()))
     for wanted in plan.make:
-        if wanted.slot == names.COORDINATOR_SLOT:
-            service = run_manifests.coordinator_service(owner, wanted.attempt)
-            path = core(found.namespace, "services", names.coordinator_service(found.name))
-            await cluster.apply(path, service)
-            pod = run_manifests.coordinator_pod(owner, start.resolved, start.settings, wanted.attempt)
+        if wanted.slot in names.COORDINATOR_SLOTS:
+            service = run_manifests.coordinator_service(owner, wanted.slot, wanted.attempt)
+            await cluster.apply(core(found.namespace, "services", service["metadata"]["name"]), service)
+            pod = run_manifests.coordinator_pod(owner, start.resolved, start.settings, wanted.slot, wanted.attempt)
         else:
             place = Place(wanted.slot, wanted.attempt, tuple(sorted(plan.avoided)))
             pod = run_manifests.worker_pod(owner, start.resolved, start.settings, profile, place)

@@ -49,15 +49,15 @@ class Coordinators:
         self._wake = wake
         self._watched: dict[str, _Watched] = {}
 
-    def watch(self, uid: str, address: str, key: bytes, may_stop: bool) -> None:
-        """Listen to a run's coordinator from now on. An order to stop stands only while the run `may_stop`: a later
+    def watch(self, uid: str, addresses: str, key: bytes, may_stop: bool) -> None:
+        """Listen to whoever leads a run from now on. An order to stop stands only while the run `may_stop`: a later
         coordinator, of a run that is to go on after all, is not told of it."""
         known = self._watched.get(uid)
         if known is not None and known.stopping and not may_stop:
             self.forget(uid)
         elif known is not None:
             return
-        client = ControllerClient(Address.parse(address), key, "tessera-operator", QUESTION_SECONDS)
+        client = ControllerClient(Address.parse_all(addresses), key, "tessera-operator", QUESTION_SECONDS)
         watched = _Watched(client, asyncio.get_running_loop().create_task(client.run()))
         client.on_status = lambda answer: self._answered(uid, answer)
         client.on_stream = lambda connected: watched.attendance.interrupted()
@@ -95,7 +95,7 @@ class Coordinators:
             return None
         said = watched.answer
         counted, age = frozenset((*said.active, *said.spare)), time.monotonic() - watched.heard
-        return Answer(watched.status, counted, watched.missing, said.closed, age)
+        return Answer(watched.status, counted, watched.missing, said.closed, age, frozenset(said.coordinators))
 
     def _answered(self, uid: str, answer: StatusAnswer) -> None:
         watched = self._watched.get(uid)
@@ -125,4 +125,4 @@ def readable(document: dict[str, object], before: TrainingRunStatus) -> Training
 def _stands(watched: _Watched) -> object:
     answer = watched.answer
     without = watched.status.model_copy(update={name: None for name in NUMBERS})
-    return (without, answer.active, answer.spare, answer.closed) if answer is not None else None
+    return (without, answer.active, answer.spare, answer.closed, answer.coordinators) if answer is not None else None

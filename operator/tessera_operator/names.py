@@ -11,7 +11,8 @@ SLOT_LABEL = f"{GROUP}/slot"
 ATTEMPT_LABEL = f"{GROUP}/attempt"
 AVOIDS_ANNOTATION = f"{GROUP}/avoids"
 WORKER, COORDINATOR, BUILDER = "worker", "coordinator", "builder"
-COORDINATOR_SLOT = "c0"
+COORDINATOR_SLOTS = ("c0", "c1")
+"""One leads, the other stands by."""
 PORT = 7400
 
 
@@ -40,14 +41,20 @@ def service_name(run: str) -> str:
     return f"{run}-nodes"
 
 
-def coordinator_service(run: str, slot: str = COORDINATOR_SLOT) -> str:
+def coordinator_service(run: str, slot: str) -> str:
     """The Service of one coordinator."""
     return f"{run}-coordinator-{slot}"
 
 
-def coordinator_address(run: str, namespace: str) -> str:
-    """HOST:PORT, from every pod of the cluster."""
-    return f"{coordinator_service(run)}.{namespace}.svc.cluster.local:{PORT}"
+def coordinator_addresses(run: str, namespace: str) -> str:
+    """HOST:PORT of each coordinator, from every pod of the cluster, with commas between."""
+    services = (coordinator_service(run, slot) for slot in COORDINATOR_SLOTS)
+    return ",".join(f"{service}.{namespace}.svc.cluster.local:{PORT}" for service in services)
+
+
+def coordinator_slots(addresses: str) -> tuple[str, ...]:
+    """The slots of the coordinators at these addresses: a run that an older version began has one."""
+    return COORDINATOR_SLOTS[: addresses.count(",") + 1]
 
 
 def build_name(build: str) -> str:

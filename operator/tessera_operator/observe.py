@@ -223,7 +223,7 @@ def doubtful(pods: Iterable[Pod], answer: Answer | None) -> set[str]:
     heard = answer is not None and answer.fresh
 
     def settled(pod: Pod) -> bool:
-        counted = heard and answer is not None and (pod.role == names.COORDINATOR or pod.name in answer.counted)
+        counted = heard and answer is not None and answer.counts(pod)
         return pod.over or (counted and pod.phase == "Running" and not pod.deleting)
 
     return {pod.node for pod in pods if pod.node is not None and not settled(pod)}

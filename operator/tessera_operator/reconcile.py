@@ -23,7 +23,6 @@ from tessera_operator.core.run_status import run_status, worth_writing
 from tessera_operator.core.slots import DeletePod
 from tessera_operator.core.view import View
 from tessera_operator.keys import run_key
-from tessera_operator.names import coordinator_address
 from tessera_operator.observe import (
     Found,
     Known,
@@ -99,8 +98,8 @@ class Reconciler:
         if written_end(status) is not None or start is None:
             self._coordinators.forget(found.uid)
         else:
-            address = coordinator_address(found.name, found.namespace)
-            self._coordinators.watch(found.uid, address, run_key(self._secret, found.uid), run.spec.suspend)
+            addresses = start.resolved.coordinator
+            self._coordinators.watch(found.uid, addresses, run_key(self._secret, found.uid), run.spec.suspend)
         elsewhere = {
             node: since for uid, lost in self._lost.items() if uid != found.uid for node, since in lost.items()
         }

@@ -39,8 +39,9 @@ from tessera_coordinator.core.incidents import Incidents
 from tessera_coordinator.core.ledger import Ledger
 from tessera_coordinator.core.membership import Membership
 from tessera_coordinator.core.silence import Limits
-from tessera_coordinator.journal import Journal
+from tessera_coordinator.journal import Journal, read
 from tessera_coordinator.live_files import LiveFiles
+from tessera_coordinator.recollection import recollect
 from tessera_coordinator.run_log import RunLog
 from tessera_coordinator.scribe import Scribe
 from tessera_coordinator.server import Server
@@ -121,7 +122,8 @@ class LiveCoordinator:
         journal = Journal(self.directory.root, self.store, claim.term)
         files = LiveFiles(self.directory)
         now = time.time()
-        accounts = Accounts(files, Incidents.resumed(files.incidents()), Ledger(now), now)
+        known = recollect(read(self.store, self.directory.root))
+        accounts = Accounts(Incidents.resumed(list(known.incidents)), Ledger(now), now, known.newest)
         wanted = Wanted(*self._wanted, first_generation=before.generation + 1)
         membership = Membership(wanted, Limits(), time.monotonic())
         scribe = Scribe(log)
@@ -133,7 +135,7 @@ class LiveCoordinator:
             journal.close()
             files.close()
 
-    def _ready(self, port: int) -> None:
+    async def _ready(self, port: int) -> None:
         self.port = port
         self._begun.set()
 
@@ -264,12 +266,14 @@ def part(opening: Open, rank: int, step: int) -> Part:
 
 
 class LiveNode:
-    """A node's link and its trainers' lines, real, without torchrun. `with LiveNode(place, "node-0") as node`."""
+    """A node's link and its trainers' lines, real, without torchrun. `with LiveNode(place, "node-0") as node`; in the
+    place of a coordinator of the test's own, the ports of several."""
 
-    def __init__(self, place: LiveCoordinator, name: str, folder: Path, key: bytes = KEY) -> None:
+    def __init__(self, place: LiveCoordinator | tuple[int, ...], name: str, folder: Path, key: bytes = KEY) -> None:
         self.lines = TrainerLines(folder / f"{name}.sock")
         identity = Identity(name, "i1", "127.0.0.1", 1)
-        endpoints = (("127.0.0.1", place.port),)
+        ports = place if isinstance(place, tuple) else (place.port,)
+        endpoints = tuple(("127.0.0.1", port) for port in ports)
         self.link = NodeLink(identity, key, endpoints, lambda: FACTS, self.lines.tell)
 
     def __enter__(self) -> LiveNode:

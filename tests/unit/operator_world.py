@@ -61,7 +61,7 @@ def built() -> DatasetBuildStatus:
 
 
 def a_start(run: TrainingRun | None = None) -> ResolvedRun:
-    around = Surroundings("gpt-coordinator-c0.team.svc.cluster.local:7400", {"python": "3.11"}, NOW, NOW)
+    around = Surroundings(names.coordinator_addresses("gpt", "team"), {"python": "3.11"}, NOW, NOW)
     return resolve(run or a_run(), {"stdlib": built()}, Profile(), around)
 
 
@@ -72,13 +72,14 @@ def a_pod(slot: str, attempt: int = 0, **more: Any) -> Pod:
     return replace(pod, **more)
 
 
-PODS = (a_pod("c0"), a_pod("n0"), a_pod("n1"), a_pod("n2"))
-HEALTHY = {f"host-{slot}": Machine(True, 3.0, NOW - 3) for slot in ("c0", "n0", "n1", "n2")}
+PODS = (a_pod("c0"), a_pod("c1"), a_pod("n0"), a_pod("n1"), a_pod("n2"))
+HEALTHY = {f"host-{slot}": Machine(True, 3.0, NOW - 3) for slot in ("c0", "c1", "n0", "n1", "n2")}
 DEAD = Machine(True, 25.0, NOW - 25)
 
 
 def an_answer(*counted: str, missing: tuple[str, ...] = (), **more: Any) -> Answer:
-    answer = Answer(TrainingRunStatus(), frozenset(counted), frozenset(missing), None, 1.0)
+    coordinators = frozenset({"gpt-c0-0", "gpt-c1-0"})
+    answer = Answer(TrainingRunStatus(), frozenset(counted), frozenset(missing), None, 1.0, coordinators)
     return replace(answer, **more)
 
 
@@ -86,7 +87,7 @@ ALL_COUNTED = an_answer("gpt-n0-0", "gpt-n1-0", "gpt-n2-0")
 
 
 def a_view(**more: Any) -> View:
-    """A run in full flight: a coordinator, two nodes and a spare, all counted, all hosts healthy."""
+    """A run in full flight: two coordinators, two nodes and a spare, all counted, all hosts healthy."""
     view = View(
         run=a_run(),
         created=NOW - 400,

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from tessera_api.journal import StepLine
 from tessera_api.log import Commit, Member, Open, StoreAddress
-from tessera_api.run_directory import RunDirectory
 from tessera_coordinator.accounts import Accounts
 from tessera_coordinator.core.commits import ReadyCommit
 from tessera_coordinator.core.incidents import Incidents
 from tessera_coordinator.core.ledger import Activity, Ledger
-from tessera_coordinator.live_files import LiveFiles
 
 OPEN = Open(
     term=1,
@@ -26,13 +21,6 @@ OPEN = Open(
 )
 
 
-@pytest.fixture
-def files(tmp_path: Path) -> Iterator[LiveFiles]:
-    opened = LiveFiles(RunDirectory(tmp_path))
-    yield opened
-    opened.close()
-
-
 def line(step: int, generation: int = 3, data_seconds: float | None = None) -> StepLine:
     return StepLine(
         time=1.0, step=step, tokens=1, loss=1.0, generation=generation, world_size=16, data_seconds=data_seconds
@@ -40,9 +28,9 @@ def line(step: int, generation: int = 3, data_seconds: float | None = None) -> S
 
 
 @pytest.mark.parametrize("adopted", [False, True], ids=["opened", "adopted"])
-def test_stalls_are_counted_in_node_seconds_and_not_once_a_rank(files: LiveFiles, adopted: bool) -> None:
+def test_stalls_are_counted_in_node_seconds_and_not_once_a_rank(adopted: bool) -> None:
     ledger = Ledger(0.0)
-    accounts = Accounts(files, Incidents(), ledger, 0.0)
+    accounts = Accounts(Incidents(), ledger, 0.0)
     if adopted:
         accounts.adopted(OPEN)
     else:
@@ -57,8 +45,8 @@ def test_stalls_are_counted_in_node_seconds_and_not_once_a_rank(files: LiveFiles
     assert seconds == {"compute": 93.0, "data_wait": 3.0, "checkpoint_stall": 4.0}
 
 
-def test_a_step_is_new_once_in_each_generation(files: LiveFiles) -> None:
-    accounts = Accounts(files, Incidents(), Ledger(0.0), 0.0)
+def test_a_step_is_new_once_in_each_generation() -> None:
+    accounts = Accounts(Incidents(), Ledger(0.0), 0.0)
 
     told = []
     for each in (line(1), line(1), line(2), line(1), line(1, generation=4), line(3, generation=3)):

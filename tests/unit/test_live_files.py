@@ -4,7 +4,6 @@ that costs a line but never its neighbours."""
 from __future__ import annotations
 
 import json
-import math
 import os
 import resource
 import subprocess
@@ -45,8 +44,8 @@ def directory(tmp_path: Path) -> RunDirectory:
     return RunDirectory(tmp_path)
 
 
-def step(number: int, generation: int = 1, loss: float = 2.5) -> StepLine:
-    return StepLine(time=1.0, step=number, tokens=9, loss=loss, generation=generation, world_size=4, lr=0.1)
+def step(number: int) -> StepLine:
+    return StepLine(time=1.0, step=number, tokens=9, loss=2.5, generation=1, world_size=4, lr=0.1)
 
 
 def event(message: str) -> Event:
@@ -111,51 +110,6 @@ def test_whole_files_are_continued_and_not_changed(directory: RunDirectory) -> N
         files.close()
 
     assert [line["step"] for line in lines(directory.metrics)] == [1, 2]
-
-
-@pytest.mark.parametrize(
-    ("content", "expected"),
-    [
-        pytest.param(b"", None, id="no line yet"),
-        pytest.param(step(1).canonical() + b"\n" + step(2).canonical() + b"\n", 2, id="whole lines"),
-        pytest.param(step(1).canonical() + b'\n{"step": 2', 1, id="a torn line at the end"),
-        pytest.param(step(1).canonical() + b'\n{"step": 2\n', 1, id="a torn line that was ended"),
-        pytest.param(step(1).canonical() + b'\n{"step": 2}\n{}\n', 1, id="lines that are no steps"),
-        pytest.param(b'{"step": 2', None, id="nothing but a torn line"),
-        pytest.param(step(1).canonical() + b"\n" + b"\0" * 3000 + b"\n", 1, id="what a crashed machine leaves"),
-    ],
-)
-def test_the_last_step_is_the_last_line_that_is_one(
-    directory: RunDirectory, content: bytes, expected: int | None
-) -> None:
-    directory.metrics.write_bytes(content)
-    files = LiveFiles(directory)
-
-    last = files.last_step()
-
-    files.close()
-    assert (last.step if last else None) == expected
-
-
-def test_the_last_step_of_a_long_file_is_found(directory: RunDirectory) -> None:
-    line = step(1).canonical() + b"\n"
-    directory.metrics.write_bytes(line * 5000 + step(7).canonical() + b"\n")
-    files = LiveFiles(directory)
-
-    assert files.last_step() == step(7)
-
-    files.close()
-
-
-def test_a_loss_that_is_no_number_is_written_and_found_again(directory: RunDirectory) -> None:
-    files = LiveFiles(directory)
-    files.step(step(1, loss=float("nan")))
-
-    last = files.last_step()
-
-    files.close()
-    assert last is not None
-    assert math.isnan(last.loss)
 
 
 def test_a_reader_of_a_document_meets_the_old_one_or_the_new_one(directory: RunDirectory) -> None:

@@ -11,7 +11,8 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from tessera_api.checkpoint import CheckpointPrefix, parse_prefix, part_name
-from tessera_api.journal import JOURNAL_RECORD, Event, EventName, JournalRecord, LedgerLine, StepLine
+from tessera_api.incident import Incident
+from tessera_api.journal import JOURNAL_RECORD, Event, EventName, IncidentLine, JournalRecord, LedgerLine, StepLine
 from tessera_api.log import (
     ENTRY,
     MAX_OBJECTS,
@@ -45,6 +46,7 @@ from tessera_api.messages import (
     Hello,
     Holding,
     Join,
+    LeaderSilence,
     Leave,
     Note,
     Part,
@@ -56,6 +58,7 @@ from tessera_api.messages import (
     RewindRequest,
     Role,
     SkipRequest,
+    Standby,
     StatusAnswer,
     StatusQuestion,
     StepRecord,
@@ -119,6 +122,8 @@ MESSAGES: list[FromAgent | FromCoordinator] = [
     Closed(reason="complete", exit_code=0),
     Ack(sequence=3),
     StatusAnswer(status={"phase": "Running", "activeNodes": 2}, active=("node-0",), spare=("node-1",), closed="over"),
+    LeaderSilence(seconds=2.5),
+    Standby(run="tiny"),
 ]
 ENTRIES: list[Entry] = [
     Claim(term=1, holder="here", time=1.0),
@@ -133,6 +138,11 @@ RECORDS: list[JournalRecord] = [
     Event(time=1.0, name=EventName.NODE_LOST, generation=2, term=1, node="node-1", message="gone", numbers={"s": 0.5}),
     StepLine(time=1.0, step=4, tokens=99, loss=2.5, grad_norm=0.5, generation=2, world_size=16, numbers={"custom": 1}),
     LedgerLine(time=1.0, seconds={"compute": 12.5}),
+    IncidentLine(
+        incident=Incident(
+            number=1, cause="lost", nodes=("a",), detected=1.0, generation_before=1, highest_step_before=5
+        )
+    ),
 ]
 
 
@@ -232,6 +242,7 @@ def test_a_generation_knows_its_world() -> None:
         (MESSAGES[9], {"numbers": {"n" * 41: 1.0}}, "numbers"),
         (MESSAGES[12], {"deadline_seconds": -1}, "deadline_seconds"),
         (MESSAGES[21], {"exit_code": 256}, "exit_code"),
+        (MESSAGES[24], {"seconds": -1}, "seconds"),
     ],
 )
 def test_what_is_out_of_bounds_is_refused_by_field(

@@ -73,14 +73,14 @@ def test_a_run_that_cannot_begin_says_why(change: dict[str, object], reason: str
     assert words in plan.blocked.message
 
 
-def test_a_run_that_has_begun_gets_a_coordinator_and_a_pod_for_each_node_and_spare() -> None:
+def test_a_run_that_has_begun_gets_two_coordinators_and_a_pod_for_each_node_and_spare() -> None:
     plan = decide(a_view(pods=(), answer=None))
 
-    assert plan.make == tuple(MakePod(slot, 0) for slot in ("c0", "n0", "n1", "n2"))
+    assert plan.make == tuple(MakePod(slot, 0) for slot in ("c0", "c1", "n0", "n1", "n2"))
 
 
 def test_a_pod_that_ended_is_replaced_at_once_and_its_log_stays() -> None:
-    pods = (*PODS[:2], replace(PODS[2], phase="Failed", exit_code=1), PODS[3])
+    pods = (*PODS[:3], replace(PODS[3], phase="Failed", exit_code=1), PODS[4])
 
     plan = decide(a_view(pods=pods))
 
@@ -90,7 +90,7 @@ def test_a_pod_that_ended_is_replaced_at_once_and_its_log_stays() -> None:
 
 
 def test_a_pod_that_is_being_deleted_is_replaced_at_once() -> None:
-    plan = decide(a_view(pods=(*PODS[:3], replace(PODS[3], deleting=True))))
+    plan = decide(a_view(pods=(*PODS[:4], replace(PODS[4], deleting=True))))
 
     assert plan.make == (MakePod("n2", 1),)
 
@@ -100,9 +100,9 @@ def test_pods_that_end_at_once_again_and_again_are_made_ever_more_slowly() -> No
     for quick in range(3, 12):
         entry = PodAttempts(slot="n1", attempt=quick, quick=quick, since=STAMP)
         status = TrainingRunStatus(attempts=(entry,))
-        plan = decide(a_view(run=a_run(status), pods=(PODS[0], PODS[1], PODS[3]), now=NOW))
+        plan = decide(a_view(run=a_run(status), pods=(*PODS[:3], PODS[4]), now=NOW))
         waits.append(0.0 if plan.make else plan.look_again)
-        later = decide(a_view(run=a_run(status), pods=(PODS[0], PODS[1], PODS[3]), now=NOW + 61))
+        later = decide(a_view(run=a_run(status), pods=(*PODS[:3], PODS[4]), now=NOW + 61))
         assert later.make == (MakePod("n1", quick),)
 
     assert waits == [0.0, 2.0, 4.0, 8.0, 10.0, 10.0, 10.0, 10.0, 10.0]  # it looks every 10 s at the latest
@@ -134,14 +134,14 @@ def test_an_operator_that_was_away_gives_up_an_uncounted_pod_once_kubernetes_dou
     answer, machines = an_answer("gpt-n0-0", "gpt-n2-0"), {**HEALTHY, "host-n1": DEAD}
 
     assert decide(a_view(answer=answer, machines=machines)).make == (MakePod("n1", 1),)
-    young = (*PODS[:2], replace(PODS[2], created=NOW - 60), PODS[3])
+    young = (*PODS[:3], replace(PODS[3], created=NOW - 60), PODS[4])
     assert decide(a_view(answer=answer, machines=machines, pods=young)).make == ()
 
 
 REPLACED = TrainingRunStatus(
     attempts=(PodAttempts(slot="n1", attempt=1, since=STAMP),), avoided=(AvoidedNode(node="host-n1", since=STAMP),)
 )
-ZOMBIE = replace(PODS[2], deleting=True)
+ZOMBIE = replace(PODS[3], deleting=True)
 
 
 @pytest.mark.parametrize("machine", [DEAD, Machine(False, 1.0), Machine(True, None), None])
@@ -149,14 +149,14 @@ def test_a_dead_pod_leaves_the_api_once_kubernetes_doubts_its_host_too(machine: 
     machines = {**HEALTHY, "host-n1": machine}
     answer = an_answer("gpt-n0-0", "gpt-n2-0")
 
-    plan = decide(a_view(run=a_run(REPLACED), pods=(*PODS[:2], ZOMBIE, PODS[3]), machines=machines, answer=answer))
+    plan = decide(a_view(run=a_run(REPLACED), pods=(*PODS[:3], ZOMBIE, PODS[4]), machines=machines, answer=answer))
 
     assert plan.delete == (DeletePod("gpt-n1-0", "uid-gpt-n1-0", True, "node host-n1 is lost"),)
 
 
 def test_no_pod_is_deleted_by_force_on_the_word_of_one_source() -> None:
     doubted = {**HEALTHY, "host-n1": DEAD}
-    pods = (*PODS[:2], ZOMBIE, PODS[3])
+    pods = (*PODS[:3], ZOMBIE, PODS[4])
     counted = decide(a_view(run=a_run(REPLACED), pods=pods, machines=doubted))
     healthy = decide(a_view(run=a_run(REPLACED), pods=pods, answer=an_answer("gpt-n0-0", "gpt-n2-0")))
 
@@ -174,7 +174,7 @@ def test_a_host_is_avoided_until_it_has_reported_for_a_while_after_its_loss() ->
 
 def test_a_pod_that_waits_for_a_host_which_is_avoided_no_more_is_made_anew() -> None:
     waiting = a_pod("n1", 1, phase="Pending", node=None, avoids=frozenset({"host-n1"}))
-    view = a_view(run=a_run(REPLACED), pods=(PODS[0], PODS[1], waiting, PODS[3]))
+    view = a_view(run=a_run(REPLACED), pods=(*PODS[:3], waiting, PODS[4]))
     back = replace(view, now=NOW + 20, machines={**HEALTHY, "host-n1": Machine(True, 1.0, NOW + 19)})
 
     assert decide(view).make == ()
@@ -183,7 +183,7 @@ def test_a_pod_that_waits_for_a_host_which_is_avoided_no_more_is_made_anew() -> 
 
 
 def test_a_pod_that_was_placed_on_a_host_that_died_before_it_began_is_made_anew() -> None:
-    pods = (*PODS[:3], replace(PODS[3], phase="Pending"))
+    pods = (*PODS[:4], replace(PODS[4], phase="Pending"))
 
     plan = decide(a_view(pods=pods, machines={**HEALTHY, "host-n2": DEAD}))
 
@@ -196,6 +196,23 @@ def test_a_coordinator_is_replaced_when_it_is_silent_and_its_host_in_doubt_and_n
     assert decide(a_view(machines=dead)).make == ()
     assert decide(a_view(answer=replace(ALL_COUNTED, age=30.0))).make == ()
     assert decide(a_view(machines=dead, answer=replace(ALL_COUNTED, age=30.0))).make == (MakePod("c0", 1),)
+
+
+def test_a_coordinator_that_the_leader_hears_no_more_is_replaced_once_its_host_is_in_doubt() -> None:
+    alone = replace(ALL_COUNTED, coordinators=frozenset({"gpt-c1-0"}))
+
+    assert decide(a_view(answer=alone)).make == ()
+    assert decide(a_view(answer=alone, machines={**HEALTHY, "host-c0": DEAD})).make == (MakePod("c0", 1),)
+    assert decide(a_view(answer=alone, machines={**HEALTHY, "host-c1": DEAD})).make == ()
+
+
+def test_a_run_that_an_older_version_began_keeps_its_one_coordinator() -> None:
+    start = a_start().model_copy(update={"coordinator": "gpt-coordinator-c0.team.svc.cluster.local:7400"})
+    pods, answer = (PODS[0], *PODS[2:]), replace(ALL_COUNTED, coordinators=frozenset())
+
+    plan = decide(a_view(start=start, pods=pods, answer=answer, machines={**HEALTHY, "host-c0": DEAD}))
+
+    assert (plan.make, plan.delete) == ((), ())
 
 
 def test_a_slot_that_is_no_longer_wanted_loses_its_pod() -> None:
@@ -251,7 +268,9 @@ def test_run_json_takes_everything_from_run_datasets_and_profile() -> None:
 
     assert (start.storage, start.total_steps) == ("s3://models/runs/gpt", 97)
     assert start.datasets["stdlib"].manifest == "s3://models/datasets/stdlib/manifest.json"
-    assert start.coordinator == "gpt-coordinator-c0.team.svc.cluster.local:7400"
+    assert start.coordinator == (
+        "gpt-coordinator-c0.team.svc.cluster.local:7400,gpt-coordinator-c1.team.svc.cluster.local:7400"
+    )
 
 
 def test_a_host_that_another_run_lost_gets_no_pod_of_this_one() -> None:
@@ -267,7 +286,7 @@ def test_only_nodes_whose_state_decides_something_are_looked_at() -> None:
     waiting = a_pod("n2", phase="Pending")
 
     assert doubtful(PODS, ALL_COUNTED) == set()
-    assert doubtful((*PODS[:2], zombie, waiting), ALL_COUNTED) == {"host-n1", "host-n2"}
+    assert doubtful((*PODS[:3], zombie, waiting), ALL_COUNTED) == {"host-n1", "host-n2"}
     assert doubtful(PODS, an_answer("gpt-n0-0", "gpt-n1-0")) == {"host-n2"}
     assert doubtful(PODS, None) == doubtful(PODS, replace(ALL_COUNTED, age=6.0)) == set(HEALTHY)
     assert doubtful((a_pod("n0", phase="Succeeded"),), None) == set()
@@ -283,7 +302,7 @@ def test_a_run_that_is_to_be_suspended_is_told_to_stop_and_its_pods_stay_until_i
 
 
 def test_a_pod_that_has_not_begun_is_given_back_at_once() -> None:
-    pods = (*PODS[:3], replace(PODS[3], phase="Pending", node=None))
+    pods = (*PODS[:4], replace(PODS[4], phase="Pending", node=None))
 
     assert [gone.name for gone in decide(a_view(run=ASKED, pods=pods)).delete] == ["gpt-n2-0"]
 
@@ -301,7 +320,7 @@ def test_a_pod_that_has_not_begun_is_given_back_at_once() -> None:
 def test_a_run_that_has_stopped_gives_all_its_pods_back(change: dict[str, Any]) -> None:
     plan = decide(a_view(run=ASKED, **change))
 
-    assert {gone.name for gone in plan.delete} == {"gpt-c0-0", "gpt-n0-0", "gpt-n1-0", "gpt-n2-0"}
+    assert {gone.name for gone in plan.delete} == {"gpt-c0-0", "gpt-c1-0", "gpt-n0-0", "gpt-n1-0", "gpt-n2-0"}
     assert (plan.stop, plan.make, plan.over) == (False, (), None)
 
 
@@ -311,7 +330,13 @@ def test_the_next_start_has_a_number_and_pods_of_its_own() -> None:
     plan = decide(a_view(run=a_run(status, suspend=True), pods=()))
 
     assert (plan.suspended, plan.start) == (True, 2)
-    assert {slot: entry.attempt for slot, entry in plan.attempts.items()} == {"c0": 1, "n0": 1, "n1": 5, "n2": 1}
+    assert {slot: entry.attempt for slot, entry in plan.attempts.items()} == {
+        "c0": 1,
+        "c1": 1,
+        "n0": 1,
+        "n1": 5,
+        "n2": 1,
+    }
 
 
 def test_a_suspended_run_wants_nothing_until_it_is_to_go_on() -> None:

@@ -36,7 +36,7 @@ GPU = Profile.model_validate(
     }
 )
 WORKER = worker_pod(OWNER, a_start(), SETTINGS, GPU, Place("n1", 3, ("host-9",)))
-COORDINATOR = coordinator_pod(OWNER, a_start(), SETTINGS, 2)
+COORDINATOR = coordinator_pod(OWNER, a_start(), SETTINGS, "c0", 2)
 BUILDER = build_job(DatasetBuild.parse(BUILD), "team", "uid-2", SETTINGS)["spec"]["template"]
 
 
@@ -89,12 +89,47 @@ def test_a_pod_takes_five_known_keys_of_the_users_secret_and_nothing_else() -> N
     assert {reference["name"] for reference in taken.values()} == {"models-s3"}
 
 
-def test_the_service_leads_to_the_coordinator_that_is_meant_and_to_no_one_before_it() -> None:
-    selector = coordinator_service(OWNER, 2)["spec"]["selector"]
+def test_a_service_leads_to_the_coordinator_that_is_meant_and_to_no_other() -> None:
+    selector = coordinator_service(OWNER, "c0", 2)["spec"]["selector"]
 
     assert selector.items() <= COORDINATOR["metadata"]["labels"].items()
-    assert not selector.items() <= coordinator_pod(OWNER, a_start(), SETTINGS, 1)["metadata"]["labels"].items()
+    for slot, attempt in (("c0", 1), ("c1", 2)):
+        other = coordinator_pod(OWNER, a_start(), SETTINGS, slot, attempt)
+        assert not selector.items() <= other["metadata"]["labels"].items()
     assert not selector.items() <= WORKER["metadata"]["labels"].items()
+
+
+@pytest.mark.parametrize(("slot", "peer"), [("c0", "c1"), ("c1", "c0")])
+def test_each_coordinator_knows_the_other_and_every_node_both(slot: str, peer: str) -> None:
+    (container,) = coordinator_pod(OWNER, a_start(), SETTINGS, slot, 3)["spec"]["containers"]
+    arguments = container["args"]
+
+    assert arguments[-6:] == [
+        *("--name", f"gpt-{slot}-3", "--slot", slot),
+        *("--peer", f"gpt-coordinator-{peer}.team.svc.cluster.local:7400"),
+    ]
+    told = WORKER["spec"]["containers"][0]["args"]
+    assert told[told.index("--coordinator") + 1].count(":7400") == 2
+
+
+def test_a_run_that_an_older_version_began_keeps_its_one_coordinator() -> None:
+    older = a_start().model_copy(update={"coordinator": "gpt-coordinator-c0.team.svc.cluster.local:7400"})
+    (container,) = coordinator_pod(OWNER, older, SETTINGS, "c0", 1)["spec"]["containers"]
+
+    assert container["args"][-2:] == ["--listen", "0.0.0.0:7400"]
+
+
+def test_coordinators_stay_apart_and_off_the_nodes_that_train_where_they_can() -> None:
+    settings = SETTINGS.model_copy(update={"profiles": {"h100": GPU}})
+    affinity = coordinator_pod(OWNER, a_start(), settings, "c1", 0)["spec"]["affinity"]
+
+    (apart,) = affinity["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+    assert apart["podAffinityTerm"]["labelSelector"]["matchLabels"] == {
+        "tessera.dev/run": "gpt",
+        "tessera.dev/role": "coordinator",
+    }
+    (off,) = affinity["nodeAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+    assert off["preference"]["matchExpressions"] == [{"key": "kind", "operator": "NotIn", "values": ["h100"]}]
 
 
 def test_what_never_changes_is_immutable() -> None:
@@ -126,7 +161,7 @@ def test_the_longest_names_fit_kubernetes() -> None:
 
     for name in (
         names.pod_name(longest, "n4351", 99_999),
-        names.coordinator_service(longest),
+        names.coordinator_service(longest, "c0"),
         names.secret_name(longest, "0" * 36),
         names.build_name(longest),
     ):

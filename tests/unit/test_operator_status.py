@@ -39,7 +39,7 @@ def test_a_run_shows_what_its_coordinator_says_and_what_the_operator_counted() -
         attempts=(PodAttempts(slot="n0", attempt=0), PodAttempts(slot="n1", attempt=2)),
         avoided=(AvoidedNode(node="host-n9", since="2026-09-21T14:13:20Z"),),
     )
-    pods = (*PODS[:2], replace(PODS[2], name="gpt-n1-2", attempt=2), PODS[3])
+    pods = (*PODS[:3], replace(PODS[3], name="gpt-n1-2", attempt=2), PODS[4])
 
     status = shown(a_view(run=a_run(before), pods=pods, answer=replace(ALL_COUNTED, status=SAID)))
 
@@ -63,12 +63,12 @@ def test_a_coordinator_that_does_not_answer_leaves_the_last_numbers_and_says_so(
 
 
 def test_a_pod_without_a_place_is_told_with_the_schedulers_words() -> None:
-    waiting = replace(PODS[3], phase="Pending", node=None, message="0/4 nodes are available")
+    waiting = replace(PODS[4], phase="Pending", node=None, message="0/4 nodes are available")
 
-    placed = found(shown(a_view(pods=(*PODS[:3], waiting))), "Placed")
+    placed = found(shown(a_view(pods=(*PODS[:4], waiting))), "Placed")
 
     assert (placed.status, placed.reason) == ("False", "Unschedulable")
-    assert placed.message == "1 of 4 pods wait for a node: 0/4 nodes are available"
+    assert placed.message == "1 of 5 pods wait for a node: 0/4 nodes are available"
 
 
 def test_a_mistake_stands_in_the_condition_and_the_phase_stays_pending() -> None:

@@ -8,9 +8,7 @@ those that say so.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
-import random
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -35,6 +33,7 @@ from tessera_api.messages import (
     Report,
     Restart,
     Role,
+    Standby,
     StatusAnswer,
     StepRecord,
     StopOrder,
@@ -45,16 +44,14 @@ from tessera_api.messages import (
 )
 from tessera_api.record import Record
 from tessera_api.stream import MessageStream, StreamClosed
-from tessera_api.wire import Side
+from tessera_trainer.leader_search import CONNECT_SECONDS, RETRY_SECONDS, Endpoint, LeaderSearch
 from tessera_trainer.outbox import Outbox, as_sent
 from tessera_trainer.progress import Progress
 
 logger = logging.getLogger(__name__)
 
-CONNECT_SECONDS = 2.0
 SILENCE_SECONDS = 4.0
 """A coordinator answers each beat; one that does not for so long is looked for anew."""
-RETRY_SECONDS = 0.3
 STEP_FLUSH_SECONDS = 0.1
 
 
@@ -84,12 +81,12 @@ class NodeLink:
         self,
         identity: Identity,
         key: bytes,
-        endpoints: tuple[tuple[str, int], ...],
+        endpoints: tuple[Endpoint, ...],
         facts: Callable[[], Processes],
         to_trainers: Callable[[dict[str, object]], None],
     ) -> None:
-        self._identity, self._key, self._endpoints = identity, key, endpoints
-        self._facts, self._to_trainers = facts, to_trainers
+        self._identity, self._facts, self._to_trainers = identity, facts, to_trainers
+        self._search = LeaderSearch(endpoints, key, self._talk, self._hello)
         self.loop = asyncio.new_event_loop()
         self._stream: MessageStream | None = None
         self._outbox = Outbox()
@@ -214,7 +211,7 @@ class NodeLink:
 
     def _run_loop(self) -> None:
         asyncio.set_event_loop(self.loop)
-        for work in (self._keep_connected, self._beat):
+        for work in (*self._search.works(), self._beat):
             self.loop.create_task(self._keep_on(work))
         self.loop.run_forever()
 
@@ -301,31 +298,19 @@ class NodeLink:
 
     # ---- the stream ------------------------------------------------------------------------------------------------
 
-    async def _keep_connected(self) -> None:
-        """One stream after the other, for ever, the endpoints in turn."""
-        for host, port in itertools.cycle(self._endpoints):
-            try:
-                await self._converse(host, port)
-            except (StreamClosed, OSError, TimeoutError) as error:
-                logger.info("no coordinator at %s:%d: %s", host, port, error or type(error).__name__)
-            await asyncio.sleep(RETRY_SECONDS * random.uniform(0.5, 1.0))
-
-    async def _converse(self, host: str, port: int) -> None:
-        async with asyncio.timeout(CONNECT_SECONDS):
-            reader, writer = await asyncio.open_connection(host, port)
-        stream = await MessageStream.begin(reader, writer, self._key, Side.CLIENT, CONNECT_SECONDS)
+    async def _talk(self, stream: MessageStream) -> None:
         try:
-            await self._talk(stream)
+            await self._serve(stream)
         finally:
             self._stream = None
-            stream.close()
 
-    async def _talk(self, stream: MessageStream) -> None:
-        stream.send(self._hello())
+    async def _serve(self, stream: MessageStream) -> None:
+        stream.send(self._hello(Role.AGENT))
         welcome = understood((await stream.receive(CONNECT_SECONDS)).body)
         if not isinstance(welcome, Welcome) or welcome.term < self._term:
             raise StreamClosed(f"no welcome of term {self._term} or newer")
         self._term, self._stream = welcome.term, stream
+        self._search.welcomed(welcome.term)
         logger.info("coordinator of term %d", welcome.term)
         self._send_beat(
             anew=True
@@ -336,17 +321,18 @@ class NodeLink:
             self._send(report, number)
         while True:
             message = understood((await stream.receive(SILENCE_SECONDS)).body)
+            self._search.heard()
             if message is not None:
                 self._heard(message)
 
-    def _hello(self) -> Hello:
+    def _hello(self, role: Role) -> Hello:
         return Hello(
-            role=Role.AGENT,
+            role=role,
             node=self._identity.node,
             incarnation=self._identity.incarnation,
             host=self._identity.host,
             processes=self._identity.processes,
-            holding=self._holding(),
+            holding=self._holding() if role is Role.AGENT else None,
             term_seen=self._term,
         )
 
@@ -372,7 +358,7 @@ class NodeLink:
                     self._judged(say)
             case Closed():
                 self._end(message)
-            case Welcome() | StatusAnswer():
+            case Welcome() | Standby() | StatusAnswer():
                 logger.info("unexpected: %s", message.kind)
 
     def _assigned(self, assign: Assign) -> None:

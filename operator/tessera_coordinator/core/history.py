@@ -35,6 +35,8 @@ class History:
     """The last claimed term; 0 before the first claim."""
     holder: str = ""
     """Who claimed it."""
+    slot: str | None = None
+    """Which of the run's coordinators that is."""
     open: Open | None = None
     """The last open: generation, members, nonce, resume point."""
     commits: tuple[Commit, ...] = ()
@@ -70,7 +72,7 @@ class History:
     def _follow(self, number: int, entry: Entry) -> History:
         if isinstance(entry, Claim):
             _require(entry.term > self.term, number, entry, f"term {self.term} is claimed already")
-            return replace(self, term=entry.term, holder=entry.holder)
+            return replace(self, term=entry.term, holder=entry.holder, slot=entry.slot)
         _require(entry.term == self.term, number, entry, f"the last claimed term is {self.term}")
         match entry:
             case Open():

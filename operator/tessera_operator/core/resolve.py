@@ -17,7 +17,7 @@ class Surroundings:
     """Where a run runs."""
 
     coordinator: str
-    """HOST:PORT."""
+    """HOST:PORT,HOST:PORT."""
     versions: Mapping[str, str]
     created: float
     now: float
@@ -49,7 +49,8 @@ def resolve_again(before: ResolvedRun, run: TrainingRun, profile: Profile, aroun
     """A later start: what may change is as the resource has it now, everything that decides bits as it was."""
     plain = run.model_copy(update={"status": None})
     changed = {"asked": plain, "run": plain, "device": profile.device, "versions": dict(around.versions)}
-    return before.model_copy(update={"start": before.start + 1, "started": around.now, **changed})
+    here = {"started": around.now, "coordinator": around.coordinator}
+    return before.model_copy(update={"start": before.start + 1, **here, **changed})
 
 
 def resolved_datasets(datasets: Mapping[str, DatasetBuildStatus | None]) -> dict[str, ResolvedDataset]:

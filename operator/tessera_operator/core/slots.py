@@ -45,9 +45,10 @@ class DeletePod:
 
 
 def slots_of(view: View) -> list[str]:
-    """The coordinator's slot, then one for each node."""
+    """The coordinators' slots, then one for each node."""
     nodes = view.run.spec.nodes
-    return [names.COORDINATOR_SLOT, *names.node_slots(nodes.count + nodes.spares)]
+    coordinators = names.coordinator_slots(view.start.coordinator) if view.start else names.COORDINATOR_SLOTS
+    return [*coordinators, *names.node_slots(nodes.count + nodes.spares)]
 
 
 def attempts(view: View) -> dict[str, PodAttempts]:
@@ -68,16 +69,16 @@ def _given_up(view: View, pod: Pod) -> bool:
     if pod.phase == "Pending":
         # It never ran: placed on a node that died, or kept off one that has come back.
         return view.suspect(pod) or (pod.node is None and not pod.avoids <= set(avoided(view)))
-    answer = view.answer
     if pod.role == names.COORDINATOR:
-        return view.suspect(pod) and (answer is None or not answer.fresh)
+        answer = view.answer
+        return view.suspect(pod) and (answer is None or not answer.fresh or not answer.counts(pod))
     return _lost(view, pod)
 
 
 def _lost(view: View, pod: Pod) -> bool:
     """Whether a node that runs, as far as Kubernetes knows, is counted by the run no more."""
     answer = view.answer
-    if answer is None or not answer.fresh or pod.name in answer.counted or pod.phase != "Running":
+    if answer is None or not answer.fresh or answer.counts(pod) or pod.phase != "Running":
         return False
     return pod.name in answer.missing or (view.suspect(pod) and view.now - pod.created > START_PATIENCE)
 
@@ -142,5 +143,5 @@ def _to_delete(view: View, wanted: dict[str, PodAttempts]) -> Iterator[DeletePod
 
 def forceable(view: View, pod: Pod) -> bool:
     """Whether a pod that is being deleted may leave the API before its kubelet says so."""
-    counted = view.answer is not None and view.answer.fresh and pod.name in view.answer.counted
+    counted = view.answer is not None and view.answer.fresh and view.answer.counts(pod)
     return pod.deleting and not counted and view.suspect(pod)

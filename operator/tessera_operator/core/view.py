@@ -9,6 +9,7 @@ from tessera_api.dataset_build import DatasetBuildStatus
 from tessera_api.resolved_run import ResolvedRun
 from tessera_api.training_run import TrainingRun
 from tessera_api.training_run_status import TrainingRunStatus
+from tessera_operator import names
 
 
 @dataclass(frozen=True)
@@ -72,11 +73,19 @@ class Answer:
     closed: str | None
     age: float
     """Seconds since."""
+    coordinators: frozenset[str] = frozenset()
+    """Pods that lead or stand by; empty where the run has one coordinator, which answers."""
 
     @property
     def fresh(self) -> bool:
         """Whether it may be acted upon."""
         return self.age <= ANSWER_SECONDS
+
+    def counts(self, pod: Pod) -> bool:
+        """Whether the run knows that this pod lives."""
+        if pod.role == names.COORDINATOR:
+            return pod.name in self.coordinators or not self.coordinators
+        return pod.name in self.counted
 
 
 ANSWER_SECONDS = 5.0

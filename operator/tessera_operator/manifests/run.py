@@ -73,25 +73,31 @@ def nodes_service(owner: Owner) -> Manifest:
     }
 
 
-def coordinator_service(owner: Owner, attempt: int) -> Manifest:
-    """Leads to the one coordinator pod that is meant to be there, never to one before it on a lost node."""
+def coordinator_service(owner: Owner, slot: str, attempt: int) -> Manifest:
+    """Leads to the one pod that is meant to be in the coordinator's slot, never to one before it on a lost node."""
     selector = {
         names.RUN_LABEL: owner.name,
         names.ROLE_LABEL: names.COORDINATOR,
+        names.SLOT_LABEL: slot,
         names.ATTEMPT_LABEL: str(attempt),
     }
     ports = [{"name": "streams", "port": names.PORT, "targetPort": names.PORT}]
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": owner.metadata(names.coordinator_service(owner.name)),
+        "metadata": owner.metadata(names.coordinator_service(owner.name, slot)),
         "spec": {"selector": selector, "ports": ports, "publishNotReadyAddresses": True},
     }
 
 
-def coordinator_pod(owner: Owner, resolved: ResolvedRun, settings: Settings, attempt: int) -> Manifest:
-    """A small pod without devices."""
+def coordinator_pod(owner: Owner, resolved: ResolvedRun, settings: Settings, slot: str, attempt: int) -> Manifest:
+    """A small pod without devices; where it can, apart from the other coordinator and off the nodes that train."""
+    name = names.pod_name(owner.name, slot, attempt)
     arguments = ["tessera_coordinator", "--run-directory", RUN_FOLDER, "--listen", f"0.0.0.0:{names.PORT}"]
+    slots = names.coordinator_slots(resolved.coordinator)
+    if len(slots) > 1:
+        peer = resolved.coordinator.split(",")[1 - slots.index(slot)]
+        arguments += ["--name", name, "--slot", slot, "--peer", peer]
     secret = resolved.run.spec.storage.secret_ref
     body = container(
         *("coordinator", settings.operator_image, settings.pull_policy, arguments),
@@ -100,16 +106,16 @@ def coordinator_pod(owner: Owner, resolved: ResolvedRun, settings: Settings, att
         resources=settings.coordinator_resources,
         volumeMounts=_run_mounts(),
     )
-    labels = {names.SLOT_LABEL: names.COORDINATOR_SLOT, names.ATTEMPT_LABEL: str(attempt)}
+    labels = {names.SLOT_LABEL: slot, names.ATTEMPT_LABEL: str(attempt)}
     spec = pod_spec(
         *(body, _run_volumes(owner, resolved)),
         nodeSelector=settings.coordinator_node_selector,
         tolerations=list(settings.coordinator_tolerations),
+        affinity=_spread(owner) | _off(settings),
         # Kubernetes starts a program that ended again, without a word to anybody: quicker than a new pod.
         restartPolicy="OnFailure",
         terminationGracePeriodSeconds=10,
     )
-    name = names.pod_name(owner.name, names.COORDINATOR_SLOT, attempt)
     metadata = owner.metadata(name, names.COORDINATOR, **labels)
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
 
@@ -152,6 +158,23 @@ def worker_pod(owner: Owner, resolved: ResolvedRun, settings: Settings, profile:
     metadata = owner.metadata(name, names.WORKER, **labels)
     metadata["annotations"] = {names.AVOIDS_ANNOTATION: ",".join(place.avoids)}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+
+
+def _spread(owner: Owner) -> Manifest:
+    labels = {names.RUN_LABEL: owner.name, names.ROLE_LABEL: names.COORDINATOR}
+    term = {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": labels}}
+    preferred = [{"weight": 100, "podAffinityTerm": term}]
+    return {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": preferred}}
+
+
+def _off(settings: Settings) -> Manifest:
+    """Away from nodes that a profile selects."""
+    chosen = {pair for profile in settings.profiles.values() for pair in profile.node_selector.items()}
+    if not chosen:
+        return {}
+    expressions = [{"key": key, "operator": "NotIn", "values": [value]} for key, value in sorted(chosen)]
+    preferred = [{"weight": 50, "preference": {"matchExpressions": expressions}}]
+    return {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": preferred}}
 
 
 def _elsewhere(place: Place) -> Manifest:

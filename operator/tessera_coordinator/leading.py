@@ -1,0 +1,120 @@
+"""Leading a run: everything that a coordinator needs from its claim to the run's end, put together."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import os
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from tessera_api.exit_codes import ExitCode
+from tessera_api.log import Claim
+from tessera_api.resolved_run import ResolvedRun
+from tessera_api.run_directory import RunDirectory
+from tessera_coordinator.accounts import Accounts
+from tessera_coordinator.client import Address
+from tessera_coordinator.coordinator import Coordinator, Terms
+from tessera_coordinator.core.formation import Wanted
+from tessera_coordinator.core.history import History
+from tessera_coordinator.core.incidents import Incidents
+from tessera_coordinator.core.ledger import Ledger
+from tessera_coordinator.core.membership import Membership
+from tessera_coordinator.core.silence import Limits
+from tessera_coordinator.garbage import Collector
+from tessera_coordinator.journal import Journal, read
+from tessera_coordinator.live_files import LiveFiles
+from tessera_coordinator.recollection import recollect
+from tessera_coordinator.run_log import RunLog
+from tessera_coordinator.scribe import Scribe
+from tessera_coordinator.server import Server
+from tessera_store import Store, StoreError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which coordinator of which run this is."""
+
+    directory: RunDirectory
+    resolved: ResolvedRun
+    key: bytes
+    host: str
+    port: int
+    name: str
+    """Under which others know it: its pod's."""
+    slot: str | None = None
+    """None: the run has one coordinator."""
+    peer: Address | None = None
+    """Where the other one listens."""
+
+
+def claim(place: Place, log: RunLog) -> Claim:
+    """The next term, ours. Raises StoreError, IllegalEntry (the run has ended), Superseded."""
+    holder = f"start-{place.resolved.start} {socket.gethostname()} {os.getpid()}"
+    return log.claim(holder, time.time(), place.slot)
+
+
+async def lead(
+    place: Place, store: Store, log: RunLog, claim: Claim, ready: Callable[[int], Awaitable[None]]
+) -> ExitCode:
+    """Under `claim`, until the run is over or stopped. `ready` is called with the port, once everybody is served.
+    Raises Superseded, TermSeen, StoreError, OSError (address in use)."""
+    journal = Journal(place.directory.root, store, claim.term)
+    files = LiveFiles(place.directory)
+    known = recollect(read(store, place.directory.root), files.incidents())
+    for incident in known.incidents:
+        files.incident(incident.number, incident.model_dump(mode="json"))
+    ledger = Ledger(time.time(), dict(known.ledger) if known.ledger else None)
+    incidents = Incidents.resumed(list(known.incidents))
+    accounts = Accounts(incidents, ledger, place.resolved.created, known.newest)
+    membership = Membership(_wanted(place.resolved, log.history), Limits(), time.monotonic())
+    scribe = Scribe(log)
+    coordinator = Coordinator(_terms(place.resolved), membership, scribe, journal, files, accounts)
+    coordinator.collect = _collect_with(Collector(store))
+    coordinator.begin(claim, _same_start(log.history, place.resolved.start))
+    server = Server(coordinator, scribe, place.key, place.name)
+    code = await server.serve(place.host, place.port, ready)
+    journal.close()
+    files.close()
+    return code
+
+
+def _terms(resolved: ResolvedRun) -> Terms:
+    return Terms(resolved.name, resolved.total_steps, resolved.run.spec.checkpoint.keep, resolved.start)
+
+
+def _wanted(resolved: ResolvedRun, history: History) -> Wanted:
+    nodes = resolved.run.spec.nodes
+    last = history.open
+    fingerprint = (last.fingerprint or "") if last else ""
+    return Wanted(nodes.count, nodes.min, history.generation + 1, fingerprint)
+
+
+def _same_start(history: History, start: int) -> bool:
+    """Whether the generation that stands open in the log may still be running: a restart within a start, not a
+    resumption."""
+    return history.open is not None and history.open.start == start and not history.reopen
+
+
+def _collect_with(collector: Collector) -> Callable[[History], None]:
+    """Deletion runs off the loop, one at a time; a missed one is made good by the next."""
+    running: set[asyncio.Task[None]] = set()
+
+    async def collect(history: History) -> None:
+        try:
+            await asyncio.to_thread(collector.collect, history)
+        except StoreError as error:
+            logger.warning("garbage waits for storage: %s", error)
+
+    def start(history: History) -> None:
+        if not running:
+            task = asyncio.get_running_loop().create_task(collect(dataclasses.replace(history)))
+            running.add(task)
+            task.add_done_callback(running.discard)
+
+    return start

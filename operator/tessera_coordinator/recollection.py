@@ -1,0 +1,41 @@
+"""What a coordinator that begins knows of the run: a fold over the journal of those before it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from tessera_api.incident import Incident
+from tessera_api.journal import IncidentLine, JournalRecord, LedgerLine, StepLine
+
+
+@dataclass(frozen=True)
+class Recollection:
+    """The newest of what the journal repeats."""
+
+    ledger: Mapping[str, float] | None
+    """Node-seconds by cause; None before the first line."""
+    incidents: tuple[Incident, ...]
+    """By number."""
+    newest: StepLine | None
+    """The last step that was told."""
+
+
+def recollect(records: Iterable[JournalRecord], known: Iterable[Incident] = ()) -> Recollection:
+    """From the journal's records in order. `known` are incidents that an older version wrote into the run directory
+    alone; what the journal says of them is newer."""
+    ledger: LedgerLine | None = None
+    newest: StepLine | None = None
+    incidents = {incident.number: incident for incident in known}
+    for record in records:
+        match record:
+            case LedgerLine():
+                ledger = record
+            case StepLine():
+                newest = record
+            case IncidentLine(incident=incident):
+                incidents[incident.number] = incident
+            case _:
+                pass
+    told = tuple(incidents[number] for number in sorted(incidents))
+    return Recollection(ledger.seconds if ledger else None, told, newest)
