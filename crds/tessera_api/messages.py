@@ -5,10 +5,8 @@ Owns the form of the messages and their version. How they travel (frames, authen
 * An **agent** (one per node) says `Hello` on every new stream with all it holds, then `Join` whenever it is without a
 generation, and a `Beat` each second. Messages that must arrive (`Report`s) carry a sequence number and are repeated
 until acknowledged.
-* A **controller** (the `tessera` command, the operator) says `Hello` with role `controller`, then orders and
-questions.
-* A coordinator that does not lead answers every `Hello` with `Standby`. A **witness** (each agent's second stream) then
-tells it each second how long the leader has been silent; the **standby** itself asks the leader as a controller would.
+* A **controller** (the `tessera` command, the operator) says `Hello`, then orders and questions.
+* A coordinator that does not lead answers `Hello` with `Standby`; it hears **witnesses**, and asks the leader.
 """
 
 from __future__ import annotations
@@ -28,7 +26,6 @@ MAX_NUMBERS = 32
 """Named numbers in one step's record or note; more would not fit into a frame with a report's worth of steps."""
 
 Numbers = Annotated[dict[Annotated[str, Field(max_length=40)], float], Field(max_length=MAX_NUMBERS)]
-"""Numbers by name, for people and plots."""
 
 
 class Role(StrEnum):
@@ -37,9 +34,8 @@ class Role(StrEnum):
     AGENT = "agent"
     CONTROLLER = "controller"
     WITNESS = "witness"
-    """An agent beside its stream to the leader: says how long that has been silent."""
+    """An agent's second stream."""
     STANDBY = "standby"
-    """Another coordinator of the run: asks whether this one leads, and lives."""
 
 
 class Phase(StrEnum):
@@ -112,7 +108,7 @@ class Beat(Record):
 
 
 class Join(Record):
-    """The agent has no workers and offers itself for the next generation. Level-based: repeated on every new stream."""
+    """The agent has no workers and offers itself for the next generation; repeated on every new stream."""
 
     kind: Literal["join"] = "join"
     sequence: Annotated[int, Field(ge=1)]
@@ -145,8 +141,7 @@ class Steps(Record):
     generation: Annotated[int, Field(ge=1)]
     records: Annotated[tuple[StepRecord, ...], Field(max_length=1000)]
     sent: float = 0.0
-    """Unix seconds when this was sent, by the same clock: it alone tells a coordinator on another host how old each
-    record is."""
+    """Unix seconds when this was sent, by the same clock: tells a coordinator elsewhere how old each record is."""
 
 
 class TroubleKind(StrEnum):
@@ -242,7 +237,7 @@ class Leave(Record):
 
 
 class LeaderSilence(Record):
-    """To a coordinator that stands by, each `BEAT_SECONDS`: since when this agent has heard nothing of a leader."""
+    """From a witness, each `BEAT_SECONDS`: for how long its agent has heard nothing of a leader."""
 
     kind: Literal["leader-silence"] = "leader-silence"
     seconds: Annotated[float, Field(ge=0)]
@@ -288,8 +283,7 @@ class Welcome(Record):
 
 
 class Standby(Record):
-    """Answer to `Hello` of a coordinator that does not lead: whoever wants the leader asks elsewhere. A witness stays,
-    and is sent a `Welcome` once this one leads."""
+    """Answer to `Hello` of a coordinator that does not lead. A witness stays, and is sent a `Welcome` once it does."""
 
     kind: Literal["standby"] = "standby"
     run: Name
@@ -369,7 +363,7 @@ class StatusAnswer(Record):
     closed: str | None = None
     """Why the run is over or stopped, once it is."""
     coordinators: tuple[Name, ...] = ()
-    """The one that answers, and those that stand by and have asked lately; empty: it was told of no others."""
+    """The one that answers, and those that stand by and have asked lately."""
 
 
 FromAgent = (

@@ -25,6 +25,7 @@ from tessera_api.run_directory import RunDirectory
 from tessera_coordinator.client import Address, leads
 from tessera_coordinator.core.history import History
 from tessera_coordinator.core.succession import Succession, first_in_line
+from tessera_coordinator.first_start import AnotherRun, be_the_same
 from tessera_coordinator.leading import Place, claim, lead
 from tessera_coordinator.lobby import Lobby
 from tessera_coordinator.run_log import RunLog, Superseded
@@ -54,6 +55,9 @@ def main() -> int:
     except (Superseded, TermSeen) as error:
         logger.warning("another coordinator leads: %s", error)
         return ExitCode.SUPERSEDED
+    except AnotherRun as error:
+        logger.error("%s", error)
+        return ExitCode.WRONG_INPUT
     except StoreError as error:
         logger.error("storage does not serve: %s", error)
         return ExitCode.UNAVAILABLE
@@ -103,6 +107,7 @@ async def _coordinate(place: Place) -> int:
     log = RunLog(store)
     if log.read_all().length == 0:
         probe(store)
+    be_the_same(store, place.resolved)
     lobby, term = None, None
     if log.history.ended is None and await _leads_at_once(place, log.history):
         term = claim(place, log)

@@ -25,7 +25,7 @@ from tests.cluster.control import REGISTRY, Control, s3_environment
 from tests.cluster.go_programs import build_programs, cached_programs, missing
 from tests.cluster.identities import Identities
 from tests.cluster.images import DOCKERFILES, build_images, image_identity, push_image
-from tests.cluster.network import CONTROL, connect, enter, make_network, remove_network
+from tests.cluster.network import CONTROL, connect, enter, make_network, namespace_of, remove_network
 from tests.cluster.node_images import NodeImages
 from tests.cluster.nodes import Nodes
 from tests.cluster.processes import Daemons, run, wait_until
@@ -69,6 +69,12 @@ class Cluster:
     def heal(self, node: int) -> None:
         """Plug the node's cable in again."""
         connect(node, True)
+
+    def block(self, node: int, source: str, destination: str, port: int, blocked: bool = True) -> None:
+        """Drop what a pod on a node sends to one port of a pod elsewhere, or let it pass again."""
+        verb = "--insert" if blocked else "--delete"
+        way = ("--protocol", "tcp", "--source", source, "--destination", destination, "--dport", str(port))
+        run((*enter(namespace_of(node)), "iptables", "--wait", verb, "FORWARD", *way, "--jump", "DROP"))
 
     def crash(self, node: int) -> None:
         """The node loses power."""

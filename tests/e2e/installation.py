@@ -21,10 +21,40 @@ ON_WORKERS = {
     "tolerations": [{"key": "tessera.dev/accelerator", "operator": "Exists"}],
 }
 
+MAKE_BUCKET = """
+import boto3, sys
+s3, name = boto3.client("s3"), sys.argv[1]
+if name not in [bucket["Name"] for bucket in s3.list_buckets()["Buckets"]]:  # of a cluster that was kept
+    s3.create_bucket(Bucket=name)
+"""
+LOG = """
+import json, sys
+from tessera_store import open_store
+store = open_store(sys.argv[1])
+print("[" + ",".join(store.get(info.name).decode() for info in store.list("log/")) + "]")
+"""
+STEPS = """
+import json, pathlib, sys
+from tessera_api.journal import StepLine
+from tessera_coordinator.journal import read
+from tessera_store import open_store
+records = read(open_store(sys.argv[1]), pathlib.Path("nowhere"))
+print(json.dumps([[r.time, r.step, r.generation] for r in records if isinstance(r, StepLine)]))
+"""
+
 DATASET, RUN = (Path(__file__).parents[2] / "examples" / "cluster.yaml").read_text(encoding="utf-8").split("---\n")
 """What the README has its reader apply."""
 
 Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A completed step, as the run's journal tells it."""
+
+    time: float
+    number: int
+    generation: int
 
 
 @dataclass(frozen=True)
@@ -67,6 +97,24 @@ class Installation:
         self.wait(f"{run} succeeds", lambda: condition(self.status(run), "Succeeded").get("status") == "True", limit)
         return self.status(run)
 
+    def log(self, run: str) -> list[Json]:
+        """Every entry of a run's log, as its storage has it."""
+        found: list[Json] = json.loads(self.cluster.python(LOG, f"s3://{BUCKET}/runs/{run}"))
+        return found
+
+    def steps(self, run: str) -> list[Step]:
+        """Every step that has reached the run's storage, whoever coordinated it."""
+        return [Step(*line) for line in json.loads(self.cluster.python(STEPS, f"s3://{BUCKET}/runs/{run}"))]
+
+    def coordinators(self, run: str) -> dict[str, str]:
+        """The newest living pod in each coordinator's slot."""
+        found: dict[str, str] = {}
+        for name, pod in sorted(self.pods(run).items()):
+            labels = pod["metadata"]["labels"]
+            if labels["tessera.dev/role"] == "coordinator" and "deletionTimestamp" not in pod["metadata"]:
+                found[labels["tessera.dev/slot"]] = name
+        return found
+
     def rank_0(self, run: str) -> str:
         """The pod that holds rank 0 of the open generation, as its own agent says it."""
         for name in self.pods(run):
@@ -88,6 +136,10 @@ class Installation:
                 raise AssertionError(f"{what}: not within {limit:.0f} s\n{self.tell()}")
             time.sleep(0.5)
         return time.monotonic() - began
+
+    def now(self) -> float:
+        """Unix seconds: one clock for all nodes, since they are on one machine."""
+        return time.time()
 
     def stays(self, what: str, holds: Callable[[], bool], seconds: float) -> None:
         """It holds for so many seconds, whenever one looks."""
@@ -128,6 +180,7 @@ def install(cluster: Cluster, folder: Path) -> Installation:
     """`helm install` with the images of this repository; a namespace with the credentials of an object store."""
     small = {"requests": {"cpu": "100m", "memory": "512Mi"}}
     values = {
+        "coordinator": {"tolerations": ON_WORKERS["tolerations"]},  # the second one has no other host
         "image": {"operator": cluster.image("operator"), "trainer": cluster.image("trainer")},
         "profiles": {"cpu": {"device": "cpu", "threads": 1, "resources": small, "sharedMemory": "256Mi", **ON_WORKERS}},
         "build": {"resources": small},
@@ -144,5 +197,5 @@ def install(cluster: Cluster, folder: Path) -> Installation:
     }
     cluster.kubectl("create", "namespace", NAMESPACE, check=False)
     cluster.kubectl("apply", "-f", "-", stdin=json.dumps(secret))
-    cluster.python("import boto3, sys; boto3.client('s3').create_bucket(Bucket=sys.argv[1])", BUCKET)
+    cluster.python(MAKE_BUCKET, BUCKET)
     return Installation(cluster, NAMESPACE)

@@ -8,25 +8,10 @@ from tests.e2e.installation import DATASET, Installation, a_run, condition, step
 
 pytestmark = [pytest.mark.timeout(900)]
 
-COMMITS = """
-import boto3, json, sys
-s3, found = boto3.client("s3"), []
-for page in s3.get_paginator("list_objects_v2").paginate(Bucket=sys.argv[1], Prefix=sys.argv[2]):
-    for item in page.get("Contents", []):
-        found.append(json.loads(s3.get_object(Bucket=sys.argv[1], Key=item["Key"])["Body"].read()))
-print(json.dumps(found))
-"""
-
 READ = """
 import boto3, sys
 print(boto3.client("s3").get_object(Bucket=sys.argv[1], Key=sys.argv[2])["Body"].read().decode())
 """
-
-
-def log_of(installed: Installation, run: str) -> list[dict[str, object]]:
-    """Every entry of a run's log, as its storage has it."""
-    found: list[dict[str, object]] = json.loads(installed.cluster.python(COMMITS, "models", f"runs/{run}/log/"))
-    return found
 
 
 def test_a_run_recovers_while_the_operator_is_away_and_the_api_server_stands_still(installed: Installation) -> None:
@@ -58,7 +43,7 @@ def test_a_run_recovers_while_the_operator_is_away_and_the_api_server_stands_sti
 
 def commits_of_the_newest(installed: Installation, run: str) -> int:
     """Commits of the open generation, if it is not the first."""
-    entries = log_of(installed, run)
+    entries = installed.log(run)
     opened = [place for place, entry in enumerate(entries) if entry["kind"] == "open"]
     if len(opened) < 2:
         return 0
@@ -113,7 +98,7 @@ def test_a_node_that_was_cut_off_finds_itself_replaced_and_is_not_counted_twice(
     installed.cluster.heal(node)
     status = installed.succeed("story-c", 500)
 
-    opens = [entry for entry in log_of(installed, "story-c") if entry["kind"] == "open"]
+    opens = [entry for entry in installed.log("story-c") if entry["kind"] == "open"]
     assert status["restarts"] == len(opens) - 1 == 1
     assert len(status["incidents"]) == 1
     installed.succeed("story-l", 300)
@@ -133,14 +118,14 @@ def test_a_run_without_enough_nodes_waits_says_why_blames_nobody_and_begins_when
             return condition(installed.status("story-f"), "Placed").get("reason") == "Unschedulable"
 
         installed.wait("it says that it waits for a node", waits, 120)
-        installed.wait("the other pod runs", lambda: running(installed, "story-f") == 2, 60)  # with the coordinator's
+        installed.wait("the other pod runs", lambda: running(installed, "story-f") == 3, 60)  # with the coordinators'
 
         def blames_nobody() -> bool:
             status = installed.status("story-f")
-            return (status.get("attempts"), status.get("restarts", 0), running(installed, "story-f")) == (None, 0, 2)
+            return (status.get("attempts"), status.get("restarts", 0), running(installed, "story-f")) == (None, 0, 3)
 
         installed.stays("nobody is blamed, nothing restarted", blames_nobody, 20)  # longer than the run's patience
-        assert "1 of 3 pods wait for a node" in condition(installed.status("story-f"), "Placed")["message"]
+        assert "1 of 4 pods wait for a node" in condition(installed.status("story-f"), "Placed")["message"]
     finally:
         for node in (2, 3):
             installed.kubectl("uncordon", f"node{node}")
@@ -194,8 +179,8 @@ def test_a_run_that_was_suspended_and_went_on_with_other_nodes_is_bit_for_bit_th
 
     assert (status["start"], status["step"], status.get("incidents")) == (2, "390/390", None)
     assert 45 < reached < 390
-    opens = [entry for entry in log_of(installed, "story-e") if entry["kind"] == "open"]
-    assert [len(entry["members"]) for entry in opens] == [2, 1]  # type: ignore[arg-type]
+    opens = [entry for entry in installed.log("story-e") if entry["kind"] == "open"]
+    assert [len(entry["members"]) for entry in opens] == [2, 1]
     installed.succeed("undisturbed", 400)
     assert exported(installed, "story-e") == exported(installed, "undisturbed")
 

@@ -201,6 +201,30 @@ def test_nodes_that_are_heard_again_one_after_the_other_are_all_kept(seconds: fl
     assert (world.number(), world.lost()) == (1, [])
 
 
+@pytest.mark.parametrize("step_seconds", [0.1, 0.5])
+def test_after_a_cut_in_which_the_old_streams_ended_too_the_first_to_return_condemns_nobody(
+    step_seconds: float,
+) -> None:
+    """Seen on a real network: what closed the streams arrives when the way is free again, before the nodes do; and the
+    node of rank 0, which alone reports each step, is not the first."""
+    world = running(spares=1)
+    names = ("n0", "n1", "n2")
+    world.after(5, names, step_seconds)
+    for agent in world.agents.values():
+        agent.beats = False
+    world.after(28, names, step_seconds)
+    for name in (*names, "s0"):
+        world.close_stream(name)
+    world.after(0.7, names, step_seconds)
+    for name in ("n1", "s0", "n2", "n0"):
+        world.agents[name].beats = True
+        world.hello(name)
+        world.beat(name)
+        world.after(0.5, names, step_seconds)
+    world.after(3, names, step_seconds)
+    assert (world.number(), world.lost()) == (1, [])
+
+
 def test_seconds_in_which_the_coordinator_slept_do_not_count_as_patience_of_the_first_generation() -> None:
     world = World(count=3, least=2)
     world.arrive("n0", "n1")

@@ -263,6 +263,17 @@ def test_after_the_end_pods_that_never_trained_or_whose_host_is_lost_go() -> Non
     assert [(gone.name, gone.force) for gone in plan.delete] == [("gpt-n2-0", True), ("gpt-n1-0", False)]
 
 
+def test_after_the_end_a_pod_that_never_hears_of_it_goes_in_the_end() -> None:
+    """It began to look for its coordinator when that had gone."""
+    ended = condition("Succeeded", "True").model_copy(update={"last_transition_time": STAMP})
+    view = a_view(run=a_run(TrainingRunStatus(conditions=(ended,))), pods=(a_pod("c1"), a_pod("n1")), answer=None)
+
+    assert decide(replace(view, now=NOW + 29)).delete == ()
+    gone = decide(replace(view, now=NOW + 31))
+    assert [pod.name for pod in gone.delete] == ["gpt-c1-0", "gpt-n1-0"]
+    assert gone.look_again == 5.0
+
+
 def test_run_json_takes_everything_from_run_datasets_and_profile() -> None:
     start = a_start()
 

@@ -23,8 +23,9 @@ FACTS = Processes(agent_pid=1)
 
 
 def node(number: int, silent: float = 0.1, **more: object) -> Node:
-    """A node last heard of `silent` seconds ago."""
-    return replace(Node(f"n{number}", "i", f"h{number}", 1, number, NOW - silent), **more)  # type: ignore[arg-type]
+    """A node last heard of `silent` seconds ago, by a beat."""
+    heard = NOW - silent
+    return replace(Node(f"n{number}", "i", f"h{number}", 1, number, heard, told=heard), **more)  # type: ignore[arg-type]
 
 
 def pace(ago: float, step_seconds: float = 0.5) -> Pace:
@@ -117,7 +118,7 @@ def test_before_the_first_step_the_opening_is_the_proof() -> None:
     [
         pytest.param(0.2, True, True, 9.0, [], id="it may still return"),
         pytest.param(0.4, False, False, 0.4, [], id="nobody else has noticed"),
-        pytest.param(0.4, False, False, 1.1, ["n0"], id="no step for two paces"),
+        pytest.param(0.4, False, False, 1.2, ["n0"], id="no step for two paces"),
         pytest.param(0.4, True, False, 0.4, ["n0"], id="its process has ended"),
         pytest.param(0.4, False, True, 0.4, ["n0"], id="a peer's collective broke"),
     ],
@@ -129,6 +130,15 @@ def test_a_closed_stream_needs_a_second_sign(
     peer = node(1, collective_error=NOW - 0.1 if peer_met else None)
 
     assert list(lost_members(scene([gone, peer], pace(last_step)), LIMITS)) == lost
+
+
+@pytest.mark.parametrize("told", [None, NOW - 0.5], ids=["never", "before the stream closed"])
+def test_a_peer_that_has_not_said_how_far_it_is_since_the_stream_closed_says_nothing_of_steps(
+    told: float | None,
+) -> None:
+    gone = node(0, 0.4, closed=NOW - 0.4)
+
+    assert lost_members(scene([gone, node(1, told=told)], pace(30.0)), LIMITS) == {}
 
 
 def test_a_nodes_own_collective_error_is_no_evidence_against_it() -> None:

@@ -66,7 +66,7 @@ class Membership:
         for member in generation.members:
             node = self.roster.add(member.node, member.incarnation, None, now)
             node.processes, node.closed = member.processes, now
-            node.return_within = self.limits.adopted_return_within
+            node.return_within = self.limits.found_again_within
         return [self._event(EventName.GENERATION_ADOPTED, f"waiting for {', '.join(generation.names())}")]
 
     # ---- what agents say ----------------------------------------------------------------------------------------
@@ -119,6 +119,7 @@ class Membership:
             return []
         if not self._is_open(beat.generation):
             return [Send(name, Restart(generation=beat.generation, reason="this generation is over"))]
+        node.told = now
         effects = []
         if beat.step >= 0:
             effects = self.stepped(beat.generation, beat.step, now - (beat.step_age or 0.0), now)

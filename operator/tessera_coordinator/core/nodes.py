@@ -19,6 +19,8 @@ class Node:
     """Order of first appearance: decides who takes a free place."""
     heard: float
     """When its last frame arrived."""
+    told: float | None = None
+    """When it last said, in a beat, how far the open generation is: between two beats nothing is known of its steps."""
     closed: float | None = None
     """Since when it has had no stream."""
     return_within: float = 0.3

@@ -21,8 +21,8 @@ class Limits:
     beat: float = 1.0
     missing_beats: int = 3
     return_within: float = 0.3
-    adopted_return_within: float = 2.0
-    """After a restart of the coordinator agents need up to one retry to find it."""
+    found_again_within: float = 2.0
+    """After a restart of the coordinator, or a time in which nobody was heard, agents need a retry to find it."""
     heard_recently: float = 1.5
     """Only who was heard within this shows that the coordinator hears."""
     deaf: float = 2.0
@@ -120,9 +120,8 @@ def _cut_off(node: Node, scene: Scene, limits: Limits) -> str | None:
         return "its process has ended"
     if any(_reported_after(peer, node.closed, limits) for peer in scene.members if peer is not node):
         return "its stream closed and a peer met a collective error"
-    pause = scene.pace.median()
-    heard = [peer for peer in scene.members if peer is not node and _heard(peer, scene, limits)]
-    if pause is not None and heard and scene.pace.at is not None and scene.now - scene.pace.at > 2 * pause:
+    peers = [peer for peer in scene.members if peer is not node and _heard(peer, scene, limits)]
+    if any(_stopped(peer, scene) and peer.told is not None and peer.told > node.closed for peer in peers):
         return "its stream closed and no step was completed since"
     return None
 
@@ -156,10 +155,11 @@ def _presumed_ours(silent: list[Node], scene: Scene, limits: Limits) -> bool:
 
 
 def _stopped(node: Node, scene: Scene) -> bool:
-    """A heard member says that its last step is too long ago. A node outside the generation can't know."""
-    pause = scene.pace.median()
+    """A heard member said that the last step was too long ago, by its last beat: who has not spoken since is no
+    witness, and a node outside the generation can't know."""
+    pause, at = scene.pace.median(), scene.pace.at
     inside = any(node is member for member in scene.members)
-    return inside and pause is not None and scene.pace.at is not None and scene.now - scene.pace.at > 2 * pause
+    return inside and pause is not None and at is not None and node.told is not None and node.told - at > 2 * pause
 
 
 def _witnesses(scene: Scene, limits: Limits) -> list[Node]:

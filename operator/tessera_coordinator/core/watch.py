@@ -55,6 +55,8 @@ class Watch:
         if not silent or self._doubting or any(node.reaped for node in nodes):
             return []
         self._doubting = True
+        for node in nodes:
+            node.return_within = self._limits.found_again_within
         message = "all nodes fell silent at once; presumed to be the coordinator's fault"
         return [Announce(EventName.SELF_DOUBT, message)]
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from tessera_api.data_fit import unfit_data
 from tessera_api.exit_codes import ExitCode
+from tessera_api.times import seconds_of
 from tessera_api.training_run_status import PodAttempts, TrainingRunStatus
 from tessera_operator import names
 from tessera_operator.core.resolve import resolved_datasets
@@ -29,6 +30,9 @@ SOON = 5.0
 SETTLED = 10.0
 """A run in which nothing moves is looked at as often as its numbers are written; its coordinator wakes it before."""
 LATER = 60.0
+FAREWELL_SECONDS = 30.0
+"""So long a pod may take to hear of the end and to go by itself: one that began to look for the coordinator when that
+had gone would look for ever."""
 STOP_SECONDS = 60.0
 """That a stop gives the run to park and commit."""
 SUSPENDED = "the run is suspended"
@@ -194,9 +198,18 @@ def _leftovers(view: View) -> list[DeletePod]:
 
 
 def _outstays(view: View, pod: Pod) -> bool:
+    if view.suspect(pod) or view.now - _ended_at(view) > FAREWELL_SECONDS:
+        return True
     if pod.role == names.COORDINATOR:
-        return bool(pod.exit_code) or view.suspect(pod)  # it would be started again and again
-    return pod.phase == "Pending" or view.suspect(pod)
+        return bool(pod.exit_code)  # it would be started again and again
+    return pod.phase == "Pending"
+
+
+def _ended_at(view: View) -> float:
+    """Unix seconds of the written end; now while it is not written yet."""
+    known = next((c for c in view.status.conditions or () if c.type == "Succeeded" and c.status != "Unknown"), None)
+    since = known.last_transition_time if known else None
+    return seconds_of(since) if since else view.now
 
 
 def _moving(view: View) -> bool:

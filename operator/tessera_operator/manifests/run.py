@@ -111,7 +111,8 @@ def coordinator_pod(owner: Owner, resolved: ResolvedRun, settings: Settings, slo
         *(body, _run_volumes(owner, resolved)),
         nodeSelector=settings.coordinator_node_selector,
         tolerations=list(settings.coordinator_tolerations),
-        affinity=_spread(owner) | _off(settings),
+        affinity=_away(owner) | _off(settings),
+        topologySpreadConstraints=[_spread(owner)],
         # Kubernetes starts a program that ended again, without a word to anybody: quicker than a new pod.
         restartPolicy="OnFailure",
         terminationGracePeriodSeconds=10,
@@ -161,6 +162,13 @@ def worker_pod(owner: Owner, resolved: ResolvedRun, settings: Settings, profile:
 
 
 def _spread(owner: Owner) -> Manifest:
+    """Counts beside `_away`: two wishes for hosts of their own outweigh the one for a host that does not train."""
+    labels = {names.RUN_LABEL: owner.name, names.ROLE_LABEL: names.COORDINATOR}
+    where = {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": labels}}
+    return {"maxSkew": 1, "whenUnsatisfiable": "ScheduleAnyway", **where}
+
+
+def _away(owner: Owner) -> Manifest:
     labels = {names.RUN_LABEL: owner.name, names.ROLE_LABEL: names.COORDINATOR}
     term = {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": labels}}
     preferred = [{"weight": 100, "podAffinityTerm": term}]
