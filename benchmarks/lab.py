@@ -22,7 +22,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tessera_api.messages import Hello, Reaped, Role, StopRun
+from tessera_api.messages import Hello, Role
+from tessera_api.orders import Reaped, StopRun
 from tessera_api.recipes import RECIPES
 from tessera_api.resolved_run import Device, ResolvedDataset, ResolvedRun
 from tessera_api.run_directory import RunDirectory

@@ -94,5 +94,15 @@ class IncidentLine(Record):
     incident: Incident
 
 
-JournalRecord = Annotated[Event | StepLine | LedgerLine | IncidentLine, Field(discriminator="record")]
+class SizeLine(Record):
+    """How many nodes the run was told to have, while it ran: of the start that runs, the newest line counts."""
+
+    record: Literal["size"] = "size"
+    time: float
+    start: Annotated[int, Field(ge=1)]
+    count: Annotated[int, Field(ge=1)]
+    min: Annotated[int, Field(ge=1)]
+
+
+JournalRecord = Annotated[Event | StepLine | LedgerLine | IncidentLine | SizeLine, Field(discriminator="record")]
 JOURNAL_RECORD: TypeAdapter[JournalRecord] = TypeAdapter(JournalRecord)

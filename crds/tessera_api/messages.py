@@ -17,6 +17,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 
 from tessera_api.log import MAX_NODES, Member, Open, StoreAddress, StoredObject
+from tessera_api.orders import Reaped, Size, StatusQuestion, StopRun
 from tessera_api.record import Count, Name, Record, Text
 
 PROTOCOL = 1
@@ -243,33 +244,6 @@ class LeaderSilence(Record):
     seconds: Annotated[float, Field(ge=0)]
 
 
-# ---- controller to coordinator ----------------------------------------------------------------------------------
-
-
-class StopRun(Record):
-    """Park at a step boundary, commit if the deadline allows, exit."""
-
-    kind: Literal["stop-run"] = "stop-run"
-    reason: Text
-    deadline_seconds: Annotated[float, Field(ge=0, le=86400)]
-
-
-class Reaped(Record):
-    """The supervisor of a node's process has seen it end: a second source, so the node need not be waited for."""
-
-    kind: Literal["reaped"] = "reaped"
-    node: Name
-    agent_pid: Annotated[int, Field(ge=1)]
-    code: int
-    """Exit code, or minus the signal."""
-
-
-class StatusQuestion(Record):
-    """Asks for `StatusAnswer`."""
-
-    kind: Literal["status?"] = "status?"
-
-
 # ---- coordinator to agent and controller ------------------------------------------------------------------------
 
 
@@ -280,6 +254,8 @@ class Welcome(Record):
     protocol: int = PROTOCOL
     run: Name
     term: Annotated[int, Field(ge=1)]
+    takes: Annotated[tuple[str, ...], Field(max_length=16)] = ()
+    """Kinds of orders that it takes and that older versions do not."""
 
 
 class Standby(Record):
@@ -381,6 +357,7 @@ FromAgent = (
     | Leave
     | LeaderSilence
     | StopRun
+    | Size
     | Reaped
     | StatusQuestion
 )

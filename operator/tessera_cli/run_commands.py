@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tessera_api.exit_codes import ExitCode
-from tessera_api.messages import StopRun
+from tessera_api.orders import StopRun
 from tessera_api.resolved_run import ResolvedRun
 from tessera_api.run_directory import RunDirectory
 from tessera_api.training_run_status import TrainingRunStatus

@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from tessera_api.exit_codes import ExitCode
-from tessera_api.messages import Reaped, StatusAnswer, StopRun
+from tessera_api.messages import StatusAnswer
+from tessera_api.orders import Reaped, StopRun
 from tessera_api.resolved_run import Device, ResolvedRun
 from tessera_api.run_directory import RunDirectory
 from tessera_cli import marked_processes

@@ -22,12 +22,15 @@ from tessera_api.exit_codes import ExitCode
 from tessera_api.log import Claim
 from tessera_api.resolved_run import read_resolved_run
 from tessera_api.run_directory import RunDirectory
+from tessera_coordinator import last_words
 from tessera_coordinator.client import Address, leads
 from tessera_coordinator.core.history import History
 from tessera_coordinator.core.succession import Succession, first_in_line
 from tessera_coordinator.first_start import AnotherRun, be_the_same
+from tessera_coordinator.journal import read
 from tessera_coordinator.leading import Place, claim, lead
 from tessera_coordinator.lobby import Lobby
+from tessera_coordinator.recollection import recollect
 from tessera_coordinator.run_log import RunLog, Superseded
 from tessera_coordinator.server import TermSeen
 from tessera_coordinator.standing_by import client_of, stand_by
@@ -114,6 +117,8 @@ async def _coordinate(place: Place) -> int:
     elif log.history.ended is None:
         lobby, term = await _wait_for_the_lead(place, log)
     if term is None:
+        known = recollect(read(store, place.directory.root))
+        last_words.leave(last_words.final_status(place.resolved, log.history, known))
         return _code(log.history)
 
     async def ready(port: int) -> None:

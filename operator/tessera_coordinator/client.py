@@ -15,21 +15,10 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import chain, cycle
+from itertools import cycle
 
-from tessera_api.messages import (
-    Closed,
-    FromCoordinator,
-    Hello,
-    Reaped,
-    Role,
-    Standby,
-    StatusAnswer,
-    StatusQuestion,
-    StopRun,
-    Welcome,
-    understood,
-)
+from tessera_api.messages import Closed, FromCoordinator, Hello, Role, Standby, StatusAnswer, Welcome, understood
+from tessera_api.orders import Reaped, Size, StatusQuestion, StopRun
 from tessera_api.stream import MessageStream, StreamClosed
 from tessera_api.wire import Side
 
@@ -70,8 +59,8 @@ class Address:
         return f"{self.host}:{self.port}"
 
 
-async def begin(address: Address, key: bytes, hello: Hello) -> tuple[MessageStream, int]:
-    """A stream to the coordinator at `address`, and the term that it leads. Raises StreamClosed, of one that stands by
+async def begin(address: Address, key: bytes, hello: Hello) -> tuple[MessageStream, Welcome]:
+    """A stream to the coordinator at `address`, and its welcome. Raises StreamClosed, of one that stands by
     too."""
     try:
         async with asyncio.timeout(CONNECT_LIMIT):
@@ -84,7 +73,7 @@ async def begin(address: Address, key: bytes, hello: Hello) -> tuple[MessageStre
     if not isinstance(welcome, Welcome):
         stream.close()
         raise StreamClosed("it does not lead" if isinstance(welcome, Standby) else "it did not welcome us")
-    return stream, welcome.term
+    return stream, welcome
 
 
 async def leads(address: Address, key: bytes, name: str, limit: float = CONNECT_LIMIT) -> bool:
@@ -115,6 +104,9 @@ class ControllerClient:
         """The highest that a coordinator has welcomed us with: an older one is passed over."""
         self._incarnation = secrets.token_hex(8)
         self._question_seconds = question_seconds
+        self._size: Size | None = None
+        self.takes: tuple[str, ...] = ()
+        """Kinds of orders that the coordinator takes and that older versions do not."""
         self._reaped: deque[Reaped] = deque(maxlen=REAPED_KEPT)
         self._stop: StopRun | None = None
         self._stream: MessageStream | None = None
@@ -136,7 +128,20 @@ class ControllerClient:
             self._stop = order
             self._tell(order)
 
-    def _tell(self, order: Reaped | StopRun | StatusQuestion) -> None:
+    def size(self, order: Size) -> None:
+        """Order another number of nodes; the newest order stands."""
+        if order != self._size:
+            self._size = order
+            if order.kind in self.takes:
+                self._tell(order)
+
+    def _orders(self) -> list[Reaped | StopRun | Size]:
+        """All that stand, for a new stream."""
+        stop = [] if self._stop is None else [self._stop]
+        size = [] if self._size is None or self._size.kind not in self.takes else [self._size]
+        return [*self._reaped, *size, *stop]
+
+    def _tell(self, order: Reaped | StopRun | Size | StatusQuestion) -> None:
         if self._stream is not None:
             with suppress(StreamClosed):  # the reading side notices, and the order is told again on the next stream
                 self._stream.send(order)
@@ -157,18 +162,18 @@ class ControllerClient:
     async def _begin(self, address: Address) -> MessageStream:
         """A stream to a coordinator that leads. Raises StreamClosed."""
         hello = Hello(role=self._role, node=self._name, incarnation=self._incarnation, term_seen=self._term)
-        stream, term = await begin(address, self._key, hello)
-        if term < self._term:
+        stream, welcome = await begin(address, self._key, hello)
+        if welcome.term < self._term:
             stream.close()
-            raise StreamClosed(f"its term is {term}; {self._term} was seen")
-        self._term = term
+            raise StreamClosed(f"its term is {welcome.term}; {self._term} was seen")
+        self._term, self.takes = welcome.term, welcome.takes
         return stream
 
     async def _serve(self, stream: MessageStream) -> None:
         """Tell what stands, then ask and listen until the stream ends."""
         asking, limit = None, SILENCE_LIMIT if len(self._addresses) == 1 else SILENCE_LIMIT_OF_TWO
         try:
-            for order in chain(self._reaped, () if self._stop is None else (self._stop,)):
+            for order in self._orders():
                 stream.send(order)
             self._stream = stream
             self.on_stream(True)

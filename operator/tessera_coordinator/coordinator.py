@@ -1,6 +1,6 @@
 """The coordinator of one run: takes messages, asks the state machines, carries out what they say.
 
-Owns the machines and everything that they touch (log, journal, live files). Runs on one event loop; only the log's
+Owns the machines and everything that they touch (log, records, accounts). Runs on one event loop; only the log's
 writes and the checkpoints' deletion leave it. Nothing here decides: decisions are in `core`.
 """
 
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal, assert_never
 
 from tessera_api.exit_codes import ExitCode
-from tessera_api.journal import Event, EventName, IncidentLine, JournalRecord, LedgerLine, StepLine
+from tessera_api.journal import Event, EventName, SizeLine
 from tessera_api.log import Claim, Commit, End, Open, ResumePoint, Retire, Skipped
 from tessera_api.messages import (
     Committed,
@@ -43,17 +43,16 @@ from tessera_coordinator.core.effects import (
     Fail,
     GenerationOver,
     OpenGeneration,
+    Resized,
     Send,
 )
 from tessera_coordinator.core.history import History
 from tessera_coordinator.core.membership import Membership, State
 from tessera_coordinator.corrections import Corrections, Wish
-from tessera_coordinator.journal import SHIP_NUMBERS_EVERY_S, Journal
-from tessera_coordinator.live_files import LiveFiles
+from tessera_coordinator.records import Records
 from tessera_coordinator.run_log import Ruled
 from tessera_coordinator.scribe import Job, Scribe
 from tessera_coordinator.step_lines import step_line
-from tessera_store import StoreError
 
 logger = logging.getLogger(__name__)
 
@@ -80,26 +79,22 @@ class Coordinator:
         terms: Terms,
         membership: Membership,
         scribe: Scribe,
-        journal: Journal,
-        files: LiveFiles,
+        records: Records,
         accounts: Accounts,
     ) -> None:
         self.terms, self.membership, self.scribe = terms, membership, scribe
-        self.journal, self.files, self.accounts = journal, files, accounts
+        self.records, self.accounts = records, accounts
         self.term = 0
         self.deliver: Callable[[str, FromCoordinator], None] = lambda node, message: None
         self.collect: Callable[[History], None] = lambda history: None
         """Asks for the deletion of what the log has given up."""
         self.ended = asyncio.Event()
         scribe.on_trouble = self.storage
-        accounts.record = self._record
+        accounts.record = records.add
         outcomes = Outcomes(self._committed, self._retired)
         self.checkpoints = Checkpoints(scribe, terms.keep, lambda: self.term, outcomes)
         self.corrections = Corrections(scribe, lambda: self.term, self._corrected)
         self._attempted = 0
-        self._news = self._unshipped_event = True
-        """Events since the status was shown, and since the journal was shipped."""
-        self._shipped_at = 0.0
 
     # ---- beginning ----------------------------------------------------------------------------------------------
 
@@ -129,6 +124,9 @@ class Coordinator:
                     self._open(effect)
                 case GenerationOver():
                     self._over(effect)
+                case Resized(count, least):
+                    start = self.terms.start
+                    self.records.add(SizeLine(time=time.time(), start=start, count=count, min=least))
                 case Complete():
                     self._end(self._complete)
                 case Fail(message):
@@ -158,25 +156,8 @@ class Coordinator:
             numbers=numbers or {},
         )
         logger.info("%s %s %s", name.value, node or "", message)
-        self._record(event)
+        self.records.add(event)
         self.accounts.event(event)
-        self._news = self._unshipped_event = True
-
-    def _record(self, record: JournalRecord) -> None:
-        """Into the journal and the live files; a full disk costs the record, never the run."""
-        try:
-            self.journal.append(record)
-            match record:
-                case Event():
-                    self.files.event(record)
-                case StepLine():
-                    self.files.step(record)
-                case IncidentLine(incident=incident):
-                    self.files.incident(incident.number, incident.model_dump(mode="json"))
-                case LedgerLine():
-                    pass
-        except OSError as error:
-            logger.error("not recorded: %s", error)
 
     def _open(self, wanted: OpenGeneration) -> None:
         nonce = secrets.token_hex(4)
@@ -294,7 +275,7 @@ class Coordinator:
             line = step_line(record, generation, date - age)
             if not self.accounts.is_new(line):
                 continue
-            self._record(line)
+            self.records.add(line)
             self.accounts.step(line)
             self.apply(self.membership.stepped(steps.generation, record.step, now - age, now))
 
@@ -346,38 +327,14 @@ class Coordinator:
         """Once a second (`now` is a monotonic clock's): status, nodes, ledger."""
         ledger = self.accounts.ledger_line(time.time())
         if ledger is not None:
-            self._record(ledger)
-        self._show(now)
-
-    def _show(self, now: float, whole: bool = False) -> None:
-        """The status after an event, or when its numbers are due. A full disk costs the picture, never the run."""
-        try:
-            if whole or self._news or self.files.status_due(now):
-                self.files.status(self.status(), now)
-                self._news = False
-            self.files.nodes(self.accounts.nodes(self.membership))
-        except OSError as error:
-            logger.error("not shown: %s", error)
-
-    def ship_due(self, now: float) -> bool:
-        """Events reach the storage within a second; steps and the ledger may be some seconds late."""
-        due = self._unshipped_event or now - self._shipped_at >= SHIP_NUMBERS_EVERY_S
-        if due:
-            self._unshipped_event, self._shipped_at = False, now
-        return due
-
-    def ship(self) -> None:
-        """Copy the journal's new records to storage; called off the event loop."""
-        try:
-            self.journal.ship()
-        except StoreError as error:
-            logger.warning("the journal waits for storage: %s", error)
+            self.records.add(ledger)
+        self.records.show(now, self.status, self.accounts.nodes(self.membership))
 
     def finish(self) -> None:
         """The last words, after everybody has gone."""
-        self._record(self.accounts.final_ledger(time.time()))
-        self._show(time.monotonic(), whole=True)
-        self.ship()
+        self.records.add(self.accounts.final_ledger(time.time()))
+        self.records.show(time.monotonic(), self.status, self.accounts.nodes(self.membership), whole=True)
+        self.records.ship()
 
     def status(self) -> dict[str, object]:
         """The document of status.json."""

@@ -15,6 +15,7 @@ from tessera_api.exit_codes import ExitCode
 from tessera_api.log import Claim
 from tessera_api.resolved_run import ResolvedRun
 from tessera_api.run_directory import RunDirectory
+from tessera_coordinator import last_words
 from tessera_coordinator.accounts import Accounts
 from tessera_coordinator.client import Address
 from tessera_coordinator.coordinator import Coordinator, Terms
@@ -27,7 +28,8 @@ from tessera_coordinator.core.silence import Limits
 from tessera_coordinator.garbage import Collector
 from tessera_coordinator.journal import Journal, read
 from tessera_coordinator.live_files import LiveFiles
-from tessera_coordinator.recollection import recollect
+from tessera_coordinator.recollection import Recollection, recollect
+from tessera_coordinator.records import Records
 from tessera_coordinator.run_log import RunLog
 from tessera_coordinator.scribe import Scribe
 from tessera_coordinator.server import Server
@@ -72,15 +74,16 @@ async def lead(
     ledger = Ledger(time.time(), dict(known.ledger) if known.ledger else None)
     incidents = Incidents.resumed(list(known.incidents))
     accounts = Accounts(incidents, ledger, place.resolved.created, known.newest)
-    membership = Membership(_wanted(place.resolved, log.history), Limits(), time.monotonic())
+    membership = Membership(_wanted(place.resolved, log.history, known), Limits(), time.monotonic())
     scribe = Scribe(log)
-    coordinator = Coordinator(_terms(place.resolved), membership, scribe, journal, files, accounts)
+    records = Records(journal, files)
+    coordinator = Coordinator(_terms(place.resolved), membership, scribe, records, accounts)
     coordinator.collect = _collect_with(Collector(store))
     coordinator.begin(claim, _same_start(log.history, place.resolved.start))
     server = Server(coordinator, scribe, place.key, place.name)
     code = await server.serve(place.host, place.port, ready)
-    journal.close()
-    files.close()
+    records.close()
+    last_words.leave(coordinator.status())
     return code
 
 
@@ -88,11 +91,12 @@ def _terms(resolved: ResolvedRun) -> Terms:
     return Terms(resolved.name, resolved.total_steps, resolved.run.spec.checkpoint.keep, resolved.start)
 
 
-def _wanted(resolved: ResolvedRun, history: History) -> Wanted:
+def _wanted(resolved: ResolvedRun, history: History, known: Recollection) -> Wanted:
     nodes = resolved.run.spec.nodes
+    size = known.size if known.size is not None and known.size.start == resolved.start else nodes
     last = history.open
     fingerprint = (last.fingerprint or "") if last else ""
-    return Wanted(nodes.count, nodes.min, history.generation + 1, fingerprint)
+    return Wanted(size.count, size.min, history.generation + 1, fingerprint)
 
 
 def _same_start(history: History, start: int) -> bool:

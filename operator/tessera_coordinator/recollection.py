@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from tessera_api.incident import Incident
-from tessera_api.journal import IncidentLine, JournalRecord, LedgerLine, StepLine
+from tessera_api.journal import IncidentLine, JournalRecord, LedgerLine, SizeLine, StepLine
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,8 @@ class Recollection:
     """By number."""
     newest: StepLine | None
     """The last step that was told."""
+    size: SizeLine | None = None
+    """What the run was last told to have of nodes."""
 
 
 def recollect(records: Iterable[JournalRecord], known: Iterable[Incident] = ()) -> Recollection:
@@ -26,6 +28,7 @@ def recollect(records: Iterable[JournalRecord], known: Iterable[Incident] = ()) 
     alone; what the journal says of them is newer."""
     ledger: LedgerLine | None = None
     newest: StepLine | None = None
+    size: SizeLine | None = None
     incidents = {incident.number: incident for incident in known}
     for record in records:
         match record:
@@ -35,7 +38,9 @@ def recollect(records: Iterable[JournalRecord], known: Iterable[Incident] = ()) 
                 newest = record
             case IncidentLine(incident=incident):
                 incidents[incident.number] = incident
+            case SizeLine():
+                size = record
             case _:
                 pass
     told = tuple(incidents[number] for number in sorted(incidents))
-    return Recollection(ledger.seconds if ledger else None, told, newest)
+    return Recollection(ledger.seconds if ledger else None, told, newest, size)

@@ -25,13 +25,11 @@ from tessera_api.messages import (
     Hello,
     Join,
     LeaderSilence,
-    Reaped,
     Role,
     StatusAnswer,
-    StatusQuestion,
-    StopRun,
     Welcome,
 )
+from tessera_api.orders import Reaped, Size, StatusQuestion, StopRun
 from tessera_api.stream import MessageStream, StreamClosed
 from tessera_api.wire import Side
 from tessera_coordinator.coordinator import Coordinator
@@ -147,7 +145,8 @@ class Server:
         hello = await hello_on(stream)
         if hello.term_seen > self._coordinator.term:
             raise TermSeen(f"{hello.node} has obeyed term {hello.term_seen}; ours is {self._coordinator.term}")
-        self._send(stream, Welcome(run=self._coordinator.terms.run, term=self._coordinator.term))
+        welcome = Welcome(run=self._coordinator.terms.run, term=self._coordinator.term, takes=("size",))
+        self._send(stream, welcome)
         match hello.role:
             case Role.AGENT:
                 await self._agent(stream, hello)
@@ -199,7 +198,7 @@ class Server:
                 self._coordinator.apply(membership.beat(hello.node, message, now))
             case Join():
                 self._coordinator.apply(membership.join(hello.node, message, now))
-            case Hello() | LeaderSilence() | StopRun() | Reaped() | StatusQuestion():
+            case Hello() | LeaderSilence() | Size() | StopRun() | Reaped() | StatusQuestion():
                 raise StreamClosed(f"an agent may not say {message.kind}")
             case report:
                 self._coordinator.report(hello.node, report, lambda: self._send(stream, Ack(sequence=sequence)))
@@ -215,6 +214,8 @@ class Server:
             match message:
                 case StopRun(reason=reason, deadline_seconds=deadline):
                     self._coordinator.apply(membership.stop_run(reason, deadline, now))
+                case Size():
+                    self._coordinator.apply(membership.resize(message, now))
                 case Reaped():
                     self._coordinator.apply(membership.reaped(message, now))
                 case StatusQuestion():
@@ -271,7 +272,7 @@ class Server:
             self._coordinator.publish(now)
             for stream in [stream for stream, heard in self._heard.items() if now - heard > IDLE_SECONDS]:
                 stream.close()
-            if self._coordinator.ship_due(now):
+            if self._coordinator.records.ship_due(now):
                 self._ship_due.set()
         seconds = PRESSING_TICK_SECONDS if self._coordinator.membership.watch.pressing() else TICK_SECONDS
         self._tick_welcome = now + seconds / 2
@@ -285,7 +286,7 @@ class Server:
         while True:
             await self._ship_due.wait()
             self._ship_due.clear()
-            await asyncio.to_thread(self._coordinator.ship)
+            await asyncio.to_thread(self._coordinator.records.ship)
 
     async def _farewell(self) -> None:
         """Everybody was told; wait until they have gone, so that the last words are not cut off."""

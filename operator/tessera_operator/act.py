@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 
 from tessera_api.dataset_build import DatasetBuild
-from tessera_api.messages import Reaped
+from tessera_api.orders import Reaped
 from tessera_api.times import stamp
 from tessera_api.versions import versions
 from tessera_operator import names

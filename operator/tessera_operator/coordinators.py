@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 
 from pydantic import ValidationError
 
-from tessera_api.messages import Reaped, StatusAnswer, StopRun
+from tessera_api.messages import StatusAnswer
+from tessera_api.orders import Reaped, Size, StopRun
 from tessera_api.training_run_status import TrainingRunStatus
 from tessera_coordinator.attendance import Attendance
 from tessera_coordinator.client import Address, ControllerClient
@@ -88,6 +89,12 @@ class Coordinators:
             watched.stopping = True
             watched.client.stop(order)
 
+    def size(self, uid: str, order: Size) -> None:
+        """Order a run's number of nodes; told again to a coordinator that is restarted."""
+        watched = self._watched.get(uid)
+        if watched is not None:
+            watched.client.size(order)
+
     def answer(self, uid: str) -> Answer | None:
         """The newest answer; None when there was none yet."""
         watched = self._watched.get(uid)
@@ -95,7 +102,9 @@ class Coordinators:
             return None
         said = watched.answer
         counted, age = frozenset((*said.active, *said.spare)), time.monotonic() - watched.heard
-        return Answer(watched.status, counted, watched.missing, said.closed, age, frozenset(said.coordinators))
+        training = said.active if "size" in watched.client.takes else ()
+        there = frozenset(said.coordinators), frozenset(training)
+        return Answer(watched.status, counted, watched.missing, said.closed, age, *there)
 
     def _answered(self, uid: str, answer: StatusAnswer) -> None:
         watched = self._watched.get(uid)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,9 +14,10 @@ from pydantic import ValidationError
 from tessera_api.dataset_build import DatasetBuild, DatasetBuildStatus
 from tessera_api.resolved_run import ResolvedRun
 from tessera_api.training_run import TrainingRun
+from tessera_api.training_run_status import TrainingRunStatus
 from tessera_operator import names
 from tessera_operator.cluster import NODE_LEASES, Cluster, Json, core, jobs, lease, node, ours
-from tessera_operator.coordinators import Coordinators
+from tessera_operator.coordinators import Coordinators, readable
 from tessera_operator.core.view import Answer, Machine, Pod, View
 from tessera_operator.profiles import Settings
 
@@ -133,11 +135,12 @@ async def pods_of(cluster: Cluster, found: Found) -> tuple[Pod, ...]:
 async def pods_named(cluster: Cluster, namespace: str, run: str, uid: str | None) -> tuple[Pod, ...]:
     """The pods of the run `uid`, or with None those of every run that has had this name."""
     documents = await cluster.list(core(namespace, "pods"), f"{names.RUN_LABEL}={run}")
-    read = (_pod(document) for document in documents if uid is None or belongs(document, uid))
+    read = (read_pod(document) for document in documents if uid is None or belongs(document, uid))
     return tuple(sorted((pod for pod in read if pod is not None), key=lambda pod: (pod.slot, pod.attempt)))
 
 
-def _pod(document: Json) -> Pod | None:
+def read_pod(document: Json) -> Pod | None:
+    """A pod as a value; None where it lacks the labels that every pod of a run has."""
     meta, spec, status = document["metadata"], document.get("spec") or {}, document.get("status") or {}
     labels = meta.get("labels") or {}
     try:
@@ -145,6 +148,7 @@ def _pod(document: Json) -> Pod | None:
     except (KeyError, ValueError):
         return None
     code, words = _ending(status)
+    final = _final(words) if labels.get(names.ROLE_LABEL) == names.COORDINATOR else None
     return Pod(
         name=meta["name"],
         uid=meta["uid"],
@@ -156,9 +160,19 @@ def _pod(document: Json) -> Pod | None:
         created=seconds(meta["creationTimestamp"]),
         deleting="deletionTimestamp" in meta,
         exit_code=code,
-        message=words or _waits_for(status),
+        message="" if final is not None else words or _waits_for(status),
+        final=final,
         avoids=frozenset(filter(None, (meta.get("annotations") or {}).get(names.AVOIDS_ANNOTATION, "").split(","))),
     )
+
+
+def _final(words: str) -> TrainingRunStatus | None:
+    """The final status that a coordinator has left; None where its last words are others."""
+    try:
+        document = json.loads(words)
+    except ValueError:
+        return None
+    return readable(document, TrainingRunStatus()) if isinstance(document, dict) else None
 
 
 def _ending(status: Json) -> tuple[int | None, str]:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from tessera_api.dataset_build import DatasetBuildStatus
-from tessera_api.messages import StopRun
+from tessera_api.orders import StopRun
 from tessera_api.training_run_status import TrainingRunStatus
 from tessera_operator.act import begin_run, delete_pods, make_build, make_pods, say, tell_endings
 from tessera_operator.cluster import Cluster, ours
@@ -116,6 +116,8 @@ class Reconciler:
         if start is not None and plan.over is None:
             tell_endings(self._coordinators, found.uid, view)
             await make_pods(self._cluster, found, start, plan)
+        if plan.size is not None:
+            self._coordinators.size(found.uid, plan.size)
         if plan.stop:
             self._coordinators.stop(found.uid, StopRun(reason=SUSPENDED, deadline_seconds=STOP_SECONDS))
         await delete_pods(self._cluster, found.namespace, plan.delete)

@@ -8,6 +8,13 @@ from tests.e2e.installation import DATASET, Installation, a_run, condition, step
 
 pytestmark = [pytest.mark.timeout(900)]
 
+LAST_LOSS = """
+import pathlib, sys
+from tessera_coordinator.journal import read
+from tessera_coordinator.recollection import recollect
+from tessera_store import open_store
+print(recollect(read(open_store(sys.argv[1]), pathlib.Path("nowhere"))).newest.loss)
+"""
 READ = """
 import boto3, sys
 print(boto3.client("s3").get_object(Bucket=sys.argv[1], Key=sys.argv[2])["Body"].read().decode())
@@ -16,7 +23,7 @@ print(boto3.client("s3").get_object(Bucket=sys.argv[1], Key=sys.argv[2])["Body"]
 
 def test_a_run_recovers_while_the_operator_is_away_and_the_api_server_stands_still(installed: Installation) -> None:
     """Story (d): the status catches up once they are back."""
-    installed.train("story-d", tokens="1200k")
+    installed.train("story-d", tokens="3M")
     installed.wait("it trains", lambda: step_of(installed.status("story-d")) > 25, 300)
     victim = installed.rank_0("story-d")
     node = installed.node_of(victim)
@@ -37,7 +44,7 @@ def test_a_run_recovers_while_the_operator_is_away_and_the_api_server_stands_sti
     installed.wait("the dead pod is gone", lambda: victim not in installed.pods("story-d"), 150)
     installed.cluster.restart(node)
     status = installed.succeed("story-d", 400)
-    assert status["step"] == "1171/1171"
+    assert status["step"] == "2929/2929"
     print(f"two commits of the next generation, with nobody to ask, after {alone:.1f} s")
 
 
@@ -204,3 +211,44 @@ def test_an_upgrade_of_the_chart_restarts_no_pod_of_a_run_in_flight(installed: I
 
     assert {name: pod["metadata"]["uid"] for name, pod in installed.pods("story-i").items()} == before
     assert status["restarts"] == 0
+
+
+@pytest.mark.long
+def test_a_run_that_was_scaled_while_it_ran_is_bit_for_bit_the_same_and_loses_no_step(installed: Installation) -> None:
+    """It grows by its spare at once, then shrinks to one node; nobody is blamed and nothing is computed twice."""
+    installed.train("scaled", tokens="3M", max="3")
+    installed.wait("it trains", lambda: step_of(installed.status("scaled")) > 25, 300)
+    installed.kubectl("scale", "trun", "scaled", "--replicas=3")
+    installed.wait("three nodes train", lambda: installed.status("scaled").get("activeNodes") == 3, 90)
+    installed.kubectl("scale", "trun", "scaled", "--replicas=1")
+    installed.wait("one node trains", lambda: installed.status("scaled").get("activeNodes") == 1, 90)
+    installed.wait("the others are given back", lambda: len(installed.pods("scaled")) == 4, 60)  # and a spare
+
+    status = installed.succeed("scaled", 600)
+
+    assert status.get("incidents") is None
+    opens = [entry for entry in installed.log("scaled") if entry["kind"] == "open"]
+    assert [len(entry["members"]) for entry in opens] == [2, 3, 1]
+    steps = [step.number for step in installed.steps("scaled")]
+    assert steps == list(range(1, 2930))
+    installed.train("unscaled", tokens="3M", max="3")
+    installed.succeed("unscaled", 600)
+    assert exported(installed, "scaled") == exported(installed, "unscaled")
+
+
+@pytest.mark.long
+def test_a_run_that_ends_while_the_operator_is_away_is_told_of_once_it_is_back(installed: Installation) -> None:
+    """With everything that its coordinator knew last."""
+    scale = ("-n", "tessera-system", "scale", "deploy/tessera-operator")
+    installed.train("unseen", tokens="600k")
+    installed.wait("it trains", lambda: step_of(installed.status("unseen")) > 25, 300)
+    installed.cluster.kubectl(*scale, "--replicas=0")
+    installed.wait("it has ended", lambda: installed.log("unseen")[-1]["kind"] == "end", 300)
+    installed.wait("all its pods have", lambda: running(installed, "unseen") == 0, 60)
+    installed.cluster.kubectl(*scale, "--replicas=2")
+
+    status = installed.succeed("unseen", 120)
+
+    assert (status["step"], status["restarts"]) == ("585/585", 0)
+    last = json.loads(installed.cluster.python(LAST_LOSS, "s3://models/runs/unseen"))
+    assert status["loss"] == f"{last:.4f}"

@@ -25,9 +25,9 @@ from tessera_api.messages import (
     Part,
     Processes,
     Role,
-    StopRun,
     Welcome,
 )
+from tessera_api.orders import StopRun
 from tessera_api.record import Record
 from tessera_api.run_directory import LOG_PREFIX, RunDirectory
 from tessera_api.stream import MessageStream, StreamClosed
@@ -42,6 +42,7 @@ from tessera_coordinator.core.silence import Limits
 from tessera_coordinator.journal import Journal, read
 from tessera_coordinator.live_files import LiveFiles
 from tessera_coordinator.recollection import recollect
+from tessera_coordinator.records import Records
 from tessera_coordinator.run_log import RunLog
 from tessera_coordinator.scribe import Scribe
 from tessera_coordinator.server import Server
@@ -127,13 +128,13 @@ class LiveCoordinator:
         wanted = Wanted(*self._wanted, first_generation=before.generation + 1)
         membership = Membership(wanted, Limits(), time.monotonic())
         scribe = Scribe(log)
-        self.coordinator = Coordinator(Terms("tiny", 10, 3, 1), membership, scribe, journal, files, accounts)
+        records = Records(journal, files)
+        self.coordinator = Coordinator(Terms("tiny", 10, 3, 1), membership, scribe, records, accounts)
         self.coordinator.begin(claim, self._adopt)
         try:
             self.code = await Server(self.coordinator, scribe, KEY).serve("127.0.0.1", 0, self._ready)
         finally:
-            journal.close()
-            files.close()
+            records.close()
 
     async def _ready(self, port: int) -> None:
         self.port = port

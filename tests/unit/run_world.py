@@ -14,12 +14,12 @@ from tessera_api.messages import (
     Join,
     Phase,
     Processes,
-    Reaped,
     Restart,
     Role,
     Trouble,
     TroubleKind,
 )
+from tessera_api.orders import Reaped
 from tessera_coordinator.core.effects import Announce, Close, Effect, OpenGeneration, Send
 from tessera_coordinator.core.formation import Wanted
 from tessera_coordinator.core.membership import Membership, State

@@ -25,14 +25,13 @@ from tessera_api.messages import (
     Role,
     SkipRequest,
     StatusAnswer,
-    StatusQuestion,
     StepRecord,
     Steps,
     StopOrder,
-    StopRun,
     Verdict,
     VerdictWord,
 )
+from tessera_api.orders import StatusQuestion, StopRun
 from tessera_api.record import Record
 from tests.unit.live_coordinator import FACTS, FakePeer, LiveCoordinator, part, stored, tell
 

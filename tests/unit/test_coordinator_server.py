@@ -22,16 +22,14 @@ from tessera_api.messages import (
     Hello,
     Join,
     Note,
-    Reaped,
     Restart,
     Role,
     StatusAnswer,
-    StatusQuestion,
     StepRecord,
     Steps,
-    StopRun,
     Welcome,
 )
+from tessera_api.orders import Reaped, StatusQuestion, StopRun
 from tessera_api.record import Record
 from tessera_api.stream import StreamClosed
 from tessera_coordinator.server import ACK_SECONDS, TermSeen

@@ -14,6 +14,7 @@ from tessera_api.messages import (
     Verdict,
     VerdictWord,
 )
+from tessera_api.orders import Size
 from tessera_coordinator.core.effects import Close, Complete, Fail
 from tessera_coordinator.core.membership import State
 from tests.unit.run_world import World, running
@@ -37,6 +38,53 @@ def test_growth_waits_for_its_cool_down_then_parks_commits_and_opens_a_larger_ge
     world.join("n0")
     world.join("n1")
     assert (world.members(), world.number()) == (("n0", "n1", "new"), 3)
+
+
+def parked_and_committed(world: World, generation: int, step: int) -> None:
+    assert any(isinstance(message, StopOrder) for message in world.agents["n0"].inbox)
+    world.carry_out(world.machine.phase(generation, Phase.PARKED, step, world.now))
+    world.carry_out(world.machine.committed(generation, step, world.now))
+
+
+def test_a_run_that_is_to_have_more_nodes_grows_by_its_spare_at_a_step_boundary() -> None:
+    world = running(count=2, least=1, spares=1)
+    world.carry_out(world.machine.resize(Size(count=3, min=1), world.now))
+    world.after(10, steps_by=("n0", "n1"))
+    parked_and_committed(world, 1, 30)
+    for name in ("n0", "n1"):
+        world.join(name)
+    assert (world.members(), world.number(), world.lost()) == (("n0", "n1", "s0"), 2, [])
+
+
+def test_a_run_that_is_to_have_fewer_nodes_goes_on_without_those_that_are_to_leave() -> None:
+    world = running(count=3, least=1)
+    world.carry_out(world.machine.resize(Size(count=1, min=1, leaving=("n0", "n2")), world.now))
+    world.after(10, steps_by=("n0", "n1", "n2"))
+    assert (world.members(), world.told_to_restart()) == (("n0", "n1", "n2"), set())
+    parked_and_committed(world, 1, 30)
+    for name in ("n0", "n1", "n2"):
+        world.join(name)
+    world.after(20, steps_by=("n1",))
+    assert (world.members(), world.number(), world.lost()) == (("n1",), 2, [])
+
+
+def test_the_same_size_told_again_changes_nothing() -> None:
+    world = running(count=2, least=1)
+    size = Size(count=2, min=1, leaving=("n9",))
+    world.carry_out(world.machine.resize(size, world.now))
+    world.said.clear()
+    world.carry_out(world.machine.resize(size, world.now))
+    world.after(20, steps_by=("n0", "n1"))
+    assert (world.said, world.number()) == ([], 1)
+
+
+def test_a_run_that_waits_for_too_many_nodes_begins_once_fewer_are_wanted() -> None:
+    world = World(count=3, least=3)
+    world.arrive("n0", "n1")
+    world.after(40)
+    assert world.members() == ()
+    world.carry_out(world.machine.resize(Size(count=2, min=2), world.now))
+    assert world.members() == ("n0", "n1")
 
 
 def test_a_stop_parks_commits_and_sends_everybody_home() -> None:

@@ -12,7 +12,16 @@ from pydantic import TypeAdapter, ValidationError
 
 from tessera_api.checkpoint import CheckpointPrefix, parse_prefix, part_name
 from tessera_api.incident import Incident
-from tessera_api.journal import JOURNAL_RECORD, Event, EventName, IncidentLine, JournalRecord, LedgerLine, StepLine
+from tessera_api.journal import (
+    JOURNAL_RECORD,
+    Event,
+    EventName,
+    IncidentLine,
+    JournalRecord,
+    LedgerLine,
+    SizeLine,
+    StepLine,
+)
 from tessera_api.log import (
     ENTRY,
     MAX_OBJECTS,
@@ -53,24 +62,22 @@ from tessera_api.messages import (
     Phase,
     PhaseChange,
     Processes,
-    Reaped,
     Restart,
     RewindRequest,
     Role,
     SkipRequest,
     Standby,
     StatusAnswer,
-    StatusQuestion,
     StepRecord,
     Steps,
     StopOrder,
-    StopRun,
     Trouble,
     TroubleKind,
     Verdict,
     VerdictWord,
     Welcome,
 )
+from tessera_api.orders import Reaped, Size, StatusQuestion, StopRun
 from tessera_api.record import Record
 from tessera_api.wire import FRAME_LIMITS, HEADER_BYTES, NONCE_BYTES, Channel, Envelope, Side
 
@@ -124,6 +131,7 @@ MESSAGES: list[FromAgent | FromCoordinator] = [
     StatusAnswer(status={"phase": "Running", "activeNodes": 2}, active=("node-0",), spare=("node-1",), closed="over"),
     LeaderSilence(seconds=2.5),
     Standby(run="tiny"),
+    Size(count=3, min=2, leaving=("node-2",)),
 ]
 ENTRIES: list[Entry] = [
     Claim(term=1, holder="here", time=1.0),
@@ -143,6 +151,7 @@ RECORDS: list[JournalRecord] = [
             number=1, cause="lost", nodes=("a",), detected=1.0, generation_before=1, highest_step_before=5
         )
     ),
+    SizeLine(time=1.0, start=2, count=3, min=1),
 ]
 
 
@@ -243,6 +252,8 @@ def test_a_generation_knows_its_world() -> None:
         (MESSAGES[12], {"deadline_seconds": -1}, "deadline_seconds"),
         (MESSAGES[21], {"exit_code": 256}, "exit_code"),
         (MESSAGES[24], {"seconds": -1}, "seconds"),
+        (MESSAGES[26], {"count": 0}, "count"),
+        (MESSAGES[26], {"leaving": ["n"] * 4097}, "leaving"),
     ],
 )
 def test_what_is_out_of_bounds_is_refused_by_field(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from tessera_api.messages import StopRun
+from tessera_api.orders import StopRun
 from tessera_api.training_run_status import RunPhase, TrainingRunStatus
 from tessera_operator.coordinators import Coordinators, readable
 

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from tessera_api.incident import Incident
-from tessera_api.journal import Event, EventName, IncidentLine, JournalRecord, LedgerLine, StepLine
+from tessera_api.journal import Event, EventName, IncidentLine, JournalRecord, LedgerLine, SizeLine, StepLine
 from tessera_coordinator.journal import Journal, read
 from tessera_coordinator.recollection import Recollection, recollect
 from tessera_store import open_store
@@ -21,6 +21,7 @@ def incident(number: int, opened: float | None = None) -> Incident:
     return Incident.model_validate({"number": number, "opened": opened, **lost})
 
 
+SIZE = SizeLine(time=4.0, start=2, count=3, min=1)
 TOLD: tuple[JournalRecord, ...] = (
     step(1),
     LedgerLine(time=1.0, seconds={"compute": 2.0}),
@@ -30,11 +31,12 @@ TOLD: tuple[JournalRecord, ...] = (
     step(3),
     Event(time=2.0, name=EventName.NOTE, message="words"),
     LedgerLine(time=3.0, seconds={"compute": 5.0}),
+    SIZE,
 )
 
 
 def test_of_what_is_repeated_the_newest_counts() -> None:
-    assert recollect(TOLD) == Recollection({"compute": 5.0}, (incident(1, opened=7.0), incident(2)), step(3))
+    assert recollect(TOLD) == Recollection({"compute": 5.0}, (incident(1, opened=7.0), incident(2)), step(3), SIZE)
 
 
 def test_a_run_that_has_just_begun_has_nothing_to_remember() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tessera_api.log import Member, Open, StoreAddress
 from tessera_api.messages import Join, Processes, StopOrder
 from tessera_coordinator.core.effects import OpenGeneration
-from tessera_coordinator.core.formation import Plan, Wanted, draft, room
+from tessera_coordinator.core.formation import Plan, Wanted, change, draft
 from tessera_coordinator.core.nodes import Node
 from tessera_coordinator.core.parking import Parking
 from tessera_coordinator.core.silence import Limits, Pace, Scene, lost_members, lost_others
@@ -290,7 +290,37 @@ def test_other_numerics_than_the_runs_are_refused_by_name_and_not_counted() -> N
 def test_there_is_room_for_as_many_as_are_wanted_and_ready() -> None:
     nodes = [offer(0), offer(1), offer(2), node(3), offer(4, closed=NOW - 1)]
 
-    assert [room(nodes, before(0, 9), Wanted(count, 1)) for count in (1, 2, 3, 4, 9)] == [0, 0, 1, 2, 2]
+    words = [change(nodes, before(0, 9), Wanted(count, 1)) for count in (2, 3, 4, 9)]
+
+    assert words == ["", "growth by 1", "growth by 2", "growth by 2"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words", "members"),
+    [
+        (Wanted(2, 1), "to go on without n2", ["n0", "n1"]),
+        (Wanted(3, 1, leaving=frozenset({"n1"})), "to go on without n1", ["n0", "n2", "n5"]),
+        (Wanted(2, 1, leaving=frozenset({"n0"})), "to go on without n0", ["n1", "n2"]),
+        (Wanted(3, 1, leaving=frozenset({"n5"})), "", ["n0", "n1", "n2"]),
+        (Wanted(1, 1, leaving=frozenset({"n1", "n2", "n5"})), "to go on without n1, n2", ["n0"]),
+        (Wanted(4, 4, leaving=frozenset({"n1"})), "growth by 1", ["n0", "n1", "n2", "n5"]),
+    ],
+    ids=[
+        "fewer",
+        "a spare takes the place",
+        "the first leaves",
+        "a spare leaves",
+        "most leave",
+        "nobody can be missed",
+    ],
+)
+def test_a_generation_is_changed_into_the_one_that_is_then_drafted(
+    wanted: Wanted, words: str, members: list[str]
+) -> None:
+    assert change([node(0), node(1), node(2), offer(5)], before(0, 1, 2), wanted) == words
+
+    everybody = [offer(0), offer(1), offer(2), offer(5)]
+    assert names(draft(everybody, before(0, 1, 2), wanted, LIMITS, 0.0)) == members
 
 
 # ---- parking -----------------------------------------------------------------------------------------------------
@@ -314,7 +344,7 @@ def test_the_order_is_told_with_the_time_that_is_left() -> None:
     parking = Parking()
     assert parking.message(3, NOW) is None
 
-    parking.grow(60, NOW)
+    parking.change("growth", 60, NOW)
 
     assert parking.message(3, NOW + 20) == StopOrder(generation=3, reason="growth", deadline_seconds=40)
     assert parking.message(3, NOW + 90) == StopOrder(generation=3, reason="growth", deadline_seconds=0)
@@ -333,24 +363,26 @@ def test_no_more_time_is_told_than_was_given_however_the_clock_rounds() -> None:
 
 def test_a_new_generation_has_grown_but_still_stops() -> None:
     grown, stopping = Parking(), Parking()
-    grown.grow(0, NOW)
-    stopping.grow(0, NOW)
+    grown.change("growth", 0, NOW)
+    stopping.change("growth", 0, NOW)
     stopping.stop("Ctrl-C", 0, NOW)
     for parking in (grown, stopping):
         parking.parked(5)
         parking.committed(5)
         parking.generation_began(committed=-1)
 
-    assert [grown.growing, grown.stopping, stopping.growing, stopping.stopping] == [False, False, False, True]
+    assert [grown.changing, grown.stopping, stopping.changing, stopping.stopping] == [False, False, False, True]
     assert [grown.step, stopping.step, stopping.obeyed()] == [-1, -1, False]
 
 
-def test_growth_can_be_forgotten_and_a_stop_can_not() -> None:
+def test_growth_that_is_not_obeyed_in_time_is_forgotten_and_a_stop_is_not() -> None:
     growing, stopping = Parking(), Parking()
-    growing.grow(0, NOW)
-    stopping.stop("Ctrl-C", 0, NOW)
+    growing.change("growth", 5, NOW)
+    stopping.stop("Ctrl-C", 5, NOW)
 
-    growing.forget_growth()
-    stopping.forget_growth()
+    early = [parking.failed(NOW + 4.9) for parking in (growing, stopping)]
+    late = [parking.failed(NOW + 5) for parking in (growing, stopping)]
 
+    assert early == [None, None]
+    assert late == [None, "stopped: Ctrl-C; not committed in time, the last commit stands"]
     assert (growing.order, stopping.stopping) == (None, True)

@@ -4,6 +4,8 @@ than a change of who answers."""
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,10 +17,14 @@ from pathlib import Path
 
 from tessera_api.exit_codes import ExitCode
 from tessera_api.log import Claim, End, Entry, Open, parse_entry
-from tessera_api.messages import StatusAnswer, StopRun
+from tessera_api.messages import StatusAnswer
+from tessera_api.orders import Size, StopRun
 from tessera_api.run_directory import LOG_PREFIX, RunDirectory
+from tessera_api.training_run_status import RunPhase, TrainingRunStatus
 from tessera_coordinator.client import Address, ControllerClient
 from tessera_coordinator.core.succession import SILENCE_SECONDS
+from tessera_coordinator.journal import read
+from tessera_coordinator.recollection import recollect
 from tessera_coordinator.run_log import RunLog
 from tessera_store import open_store
 from tests.unit.live_coordinator import KEY, LIMIT_S, LiveNode, eventually, tell
@@ -48,7 +54,8 @@ class Pair:
         command += ["--listen", f"127.0.0.1:{self.ports[place]}", "--name", f"gpt-{slot}", "--slot", slot]
         command += ["--peer", f"127.0.0.1:{peer or self.ports[1 - place]}"]
         with (self.folder / f"{slot}.log").open("ab") as log:
-            self.processes[slot] = subprocess.Popen(command, stderr=log, stdin=subprocess.DEVNULL)
+            environment = {**os.environ, "TESSERA_LAST_WORDS": str(self.folder / f"{slot}.words")}
+            self.processes[slot] = subprocess.Popen(command, stderr=log, stdin=subprocess.DEVNULL, env=environment)
 
     def kill(self, slot: str) -> None:
         """As a node that loses power does."""
@@ -198,6 +205,8 @@ def test_a_standby_ends_with_the_run(tmp_path: Path) -> None:
         log.append(End(term=log.term, reason="complete", message="all steps are done", time=0.0))
 
         assert pair.processes["c1"].wait(LIMIT_S) == ExitCode.DONE
+        left = TrainingRunStatus.model_validate_json((tmp_path / "c1.words").read_bytes())
+        assert (left.phase, left.step) == (RunPhase.SUCCEEDED, "0/97")
 
 
 def test_a_stop_of_the_run_reaches_whoever_leads(tmp_path: Path) -> None:
@@ -214,3 +223,30 @@ def test_a_stop_of_the_run_reaches_whoever_leads(tmp_path: Path) -> None:
     with both(tmp_path) as pair:
         assert tell(stop(pair)) == "stopped: the run is suspended"
         assert pair.processes["c0"].wait(LIMIT_S) == ExitCode.STOPPED
+        left = TrainingRunStatus.model_validate_json((tmp_path / "c0.words").read_bytes())
+        assert left.phase is RunPhase.STOPPED
+
+
+def test_a_run_that_was_told_to_have_another_number_of_nodes_keeps_it_under_another_leader(tmp_path: Path) -> None:
+    async def order(pair: Pair, size: Size) -> None:
+        client = ControllerClient(tuple(Address("127.0.0.1", port) for port in pair.ports), KEY, "operator", 0.1)
+        client.size(size)
+        heard: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        client.on_status = lambda answer: (
+            heard.set_result(None) if answer.status["nodes"] == "0/4" and not heard.done() else None
+        )
+        talking = asyncio.create_task(client.run())
+        try:
+            await heard
+        finally:
+            talking.cancel()
+
+    with both(tmp_path) as pair:
+        tell(order(pair, Size(count=4, min=4)))
+        store = open_store(pair.storage)
+        pair.wait("it is shipped", lambda: recollect(read(store, tmp_path / "nowhere")).size is not None)
+        pair.kill("c1")
+        shutil.rmtree(tmp_path / "c0", ignore_errors=True)  # the journal that was shipped is all there is
+        pair.kill("c0")
+        pair.start("c0")
+        assert pair.answer(lambda answer: answer.status["nodes"] == "0/4").coordinators == ("gpt-c0",)

@@ -51,6 +51,14 @@ class GenerationOver:
 
 
 @dataclass(frozen=True)
+class Resized:
+    """The run is to have so many nodes from now on: a later coordinator must know."""
+
+    count: int
+    min: int
+
+
+@dataclass(frozen=True)
 class Complete:
     """All members are done: write the `end` entry, then `Membership.close`."""
 
@@ -72,4 +80,4 @@ class Close:
     exit_code: ExitCode
 
 
-Effect = Send | Announce | OpenGeneration | GenerationOver | Complete | Fail | Close
+Effect = Send | Announce | OpenGeneration | GenerationOver | Resized | Complete | Fail | Close

@@ -20,6 +20,14 @@ class Wanted:
     """The next number if no generation is known."""
     fingerprint: str = ""
     """Of the numerics that the run began with, empty if it has not begun."""
+    leaving: frozenset[str] = frozenset()
+    """Nodes that are to train no more, if the others are enough."""
+
+    def chosen(self, names: list[str]) -> list[str]:
+        """Who is to train of these, the first `count`: who leaves is needed only where the others are fewer than
+        `min`."""
+        staying = [name for name in names if name not in self.leaving]
+        return (staying if len(staying) >= self.min else names)[: self.count]
 
 
 @dataclass(frozen=True)
@@ -60,7 +68,8 @@ def draft(nodes: list[Node], last: Open | None, wanted: Wanted, limits: Limits, 
         return Plan(None, refused)
     places = {name: place for place, name in enumerate(before)}
     fit.sort(key=lambda node: (places.get(node.name, len(before)), node.arrival))
-    chosen = fit[: wanted.count]
+    names = wanted.chosen([node.name for node in fit])
+    chosen = [node for node in fit if node.name in names]
     members = tuple(Member(node=n.name, incarnation=n.incarnation, processes=n.processes) for n in chosen)
     join = chosen[0].join
     assert join is not None
@@ -70,13 +79,22 @@ def draft(nodes: list[Node], last: Open | None, wanted: Wanted, limits: Limits, 
     return Plan(OpenGeneration(number, members, store, fingerprint, reason), refused)
 
 
-def room(nodes: list[Node], generation: Open, wanted: Wanted) -> int:
-    """How many nodes more the generation could have: as many as are wanted, stand ready and have its numerics."""
-    ready = sum(
-        node.join is not None
-        and node.offers
-        and node.name not in generation.names()
-        and node.join.fingerprint == (generation.fingerprint or wanted.fingerprint or node.join.fingerprint)
+def change(nodes: list[Node], generation: Open, wanted: Wanted) -> str:
+    """How the open generation is to change, in words; empty when it is as it should be.
+
+    As many nodes are wanted as stand ready and have its numerics; who is to leave makes room for others.
+    """
+    inside = list(generation.names())
+    ready = [
+        node.name
         for node in nodes
-    )
-    return max(0, min(wanted.count - len(generation.members), ready))
+        if node.join is not None
+        and node.offers
+        and node.name not in inside
+        and node.join.fingerprint == (generation.fingerprint or wanted.fingerprint or node.join.fingerprint)
+    ]
+    after = wanted.chosen([*inside, *ready])
+    gone = [name for name in inside if name not in after]
+    if len(after) > len(inside):
+        return f"growth by {len(after) - len(inside)}"
+    return f"to go on without {', '.join(gone)}" if gone else ""

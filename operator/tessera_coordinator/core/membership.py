@@ -11,15 +11,17 @@ that any of them may be lost.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import Enum
 
 from tessera_api.exit_codes import ExitCode
 from tessera_api.journal import EventName
 from tessera_api.log import Open
-from tessera_api.messages import Beat, Hello, Join, Phase, Reaped, Restart, Trouble, TroubleKind
-from tessera_coordinator.core.effects import Announce, Close, Complete, Effect, Fail, GenerationOver, Send
+from tessera_api.messages import Beat, Hello, Join, Phase, Restart, Trouble, TroubleKind
+from tessera_api.orders import Reaped, Size
+from tessera_coordinator.core.effects import Announce, Close, Complete, Effect, Fail, GenerationOver, Resized, Send
 from tessera_coordinator.core.endings import Endings
-from tessera_coordinator.core.formation import Wanted, draft, room
+from tessera_coordinator.core.formation import Wanted, change, draft
 from tessera_coordinator.core.nodes import Node, Roster
 from tessera_coordinator.core.offers import answered, holds, stands
 from tessera_coordinator.core.parking import Parking
@@ -48,19 +50,16 @@ class Membership:
         """The newest generation; open only in state OPEN."""
         self.pace = Pace()
         self.best_step = -1
-        self._since = now
-        """When the present state began."""
+        self._since = now  # when the present state began
         self._endings = Endings()
         self.parking = Parking()
         self._ending = False
         self.watch = Watch(self.roster, limits, now)
         self.closing: Close | None = None
-        """How it ended, once it has."""
         self._refused: set[str] = set()
 
     def adopt(self, generation: Open, committed: int, now: float) -> list[Effect]:
-        """A restarted coordinator goes on with the generation that stands open in the log, and with its newest
-        commit."""
+        """A restarted coordinator goes on with what stands open in the log, and with its newest commit."""
         self.generation, self.state, self._since = generation, State.OPEN, now
         self.parking.generation_began(committed)
         for member in generation.members:
@@ -192,7 +191,7 @@ class Membership:
             return []
         if order is not None and order.stops_run:
             return [Close(f"stopped at step {self.parking.step}: {order.reason}", ExitCode.STOPPED)]
-        return self._break("growth", (), now, planned=True) + self._form(now)
+        return self._break(order.reason if order else "growth", (), now, planned=True) + self._form(now)
 
     def rewound(self, generation: int, why: str, now: float) -> list[Effect]:
         """The log says that training goes back: the open generation computes what no longer counts."""
@@ -246,16 +245,14 @@ class Membership:
         return self._look(now)
 
     def stop_run(self, reason: str, deadline: float, now: float) -> list[Effect]:
-        """Somebody with the right to it stops the run."""
+        """A controller stops the run."""
         if self.closing is not None or self._ending or self.parking.stopping:
             return []
         self.parking.stop(reason, deadline, now)
         effects: list[Effect] = [self._event(EventName.STOP_ORDERED, f"{reason}; {deadline:.0f} s to commit")]
         if self.state is not State.OPEN:
             return [*effects, Close(f"stopped: {reason}", ExitCode.STOPPED)]
-        for node in filter(None, self._members()):
-            effects += self._orders(node.name, now)
-        return effects + self._after_parking(now)
+        return [*effects, *self._to_all(now), *self._after_parking(now)]
 
     def tick(self, now: float) -> list[Effect]:
         """To be called at least every 0.25 s; a longer gap means that the coordinator was not awake."""
@@ -265,7 +262,7 @@ class Membership:
             return [self._event(EventName.SELF_DOUBT, message, numbers={"seconds": gap})]
         if self.state is State.CLOSED or self._ending:
             return []
-        return self._look(now) + self._grow(now) + self._form(now) + self._overdue(now)
+        return self._look(now) + self._change(now) + self._form(now) + self._overdue(now)
 
     def _restart_clocks(self, gap: float, now: float) -> None:
         """The coordinator was asleep or deaf for `gap` seconds, which count for nothing."""
@@ -360,27 +357,31 @@ class Membership:
         """Storage did not take the entry; the next tick tries again with whoever is there then."""
         self.state = State.FORMING if self.state is State.OPENING else self.state
 
-    def _grow(self, now: float) -> list[Effect]:
-        """A spare waits while the generation has too few: ask the trainers to park, after a cool-down."""
-        if self.state is not State.OPEN or self.generation is None:
+    def _change(self, now: float) -> list[Effect]:
+        """The generation ought to have other nodes: ask the trainers to park, after a cool-down."""
+        if self.state is not State.OPEN or self.generation is None or self.parking.order is not None:
             return []
-        if self.parking.growing and self.parking.overdue(now):
-            self.parking.forget_growth()
         cool = self.pace.first_at is not None and now - self.pace.first_at >= self.limits.grow_cooldown
-        more = room(self.roster.all(), self.generation, self.wanted)
-        if not more or not cool or self.parking.order is not None:
+        if not cool or not (words := change(self.roster.all(), self.generation, self.wanted)):
             return []
-        self.parking.grow(self.limits.grow_deadline, now)
-        effects: list[Effect] = [self._event(EventName.STOP_ORDERED, f"growth by {more}; all park and commit first")]
-        for node in filter(None, self._members()):
-            effects += self._orders(node.name, now)
-        return effects
+        self.parking.change(words, self.limits.grow_deadline, now)
+        return [self._event(EventName.STOP_ORDERED, f"{words}; all park and commit first"), *self._to_all(now)]
+
+    def _to_all(self, now: float) -> list[Effect]:
+        return [effect for node in self._members() if node is not None for effect in self._orders(node.name, now)]
+
+    def resize(self, size: Size, now: float) -> list[Effect]:
+        """A controller wants another number of nodes."""
+        wanted = replace(self.wanted, count=size.count, min=size.min, leaving=frozenset(size.leaving))
+        if wanted == self.wanted:
+            return []
+        self.wanted = wanted
+        words = f"{size.count} nodes wanted, at least {size.min}; to leave: {', '.join(size.leaving) or 'none'}"[:2000]
+        return [self._event(EventName.NOTE, words), Resized(size.count, size.min), *self._form(now)]
 
     def _overdue(self, now: float) -> list[Effect]:
-        order = self.parking.order
-        if order is None or not order.stops_run or self.closing is not None or not self.parking.overdue(now):
-            return []
-        return [Close(f"stopped: {order.reason}; not committed in time, the last commit stands", ExitCode.STOPPED)]
+        words = None if self.closing is not None else self.parking.failed(now)
+        return [Close(words, ExitCode.STOPPED)] if words else []
 
     # ---- the end ---------------------------------------------------------------------------------------------------
 

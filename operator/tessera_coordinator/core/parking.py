@@ -1,5 +1,5 @@
-"""Orders to park: a stop of the run, or growth. Owns which order is in force and whether the trainers have parked and
-committed."""
+"""Orders to park: a stop of the run, or a change of its nodes. Owns which order is in force and whether the trainers
+have parked and committed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Order:
 
 
 class Parking:
-    """A stop outranks growth; growth that is not obeyed in time is forgotten and may be ordered again."""
+    """A stop outranks a change of nodes; a change that is not obeyed in time is forgotten and may be ordered again."""
 
     def __init__(self) -> None:
         self.order: Order | None = None
@@ -37,8 +37,8 @@ class Parking:
         return self.order is not None and self.order.stops_run
 
     @property
-    def growing(self) -> bool:
-        """Whether the generation was asked to make room for more nodes."""
+    def changing(self) -> bool:
+        """Whether the generation was asked to make way for one of other nodes."""
         return self.order is not None and not self.order.stops_run
 
     @property
@@ -50,14 +50,15 @@ class Parking:
         """The run is to stop."""
         self.order = Order(reason, seconds, now, True)
 
-    def grow(self, seconds: float, now: float) -> None:
-        """The generation is to make room."""
-        self.order = Order("growth", seconds, now, False)
+    def change(self, reason: str, seconds: float, now: float) -> None:
+        """The generation is to make way for one of other nodes."""
+        self.order = Order(reason, seconds, now, False)
 
     def generation_began(self, committed: int) -> None:
-        """Nobody has parked yet; what is safe is the checkpoint of step `committed`. Growth is done, a stop is not."""
+        """Nobody has parked yet; what is safe is the checkpoint of step `committed`. A change of nodes is done, a stop
+        is not."""
         self._parked, self._committed = -1, committed
-        if self.growing:
+        if self.changing:
             self.order = None
 
     def parked(self, step: int) -> None:
@@ -70,7 +71,7 @@ class Parking:
 
     def obeyed(self) -> bool:
         """Parked, and what was computed is safe. Whether the order is still known does not matter: it was one of a
-        coordinator that is gone, or growth that was no longer waited for."""
+        coordinator that is gone, or a change that was no longer waited for."""
         return 0 <= self._parked <= self._committed
 
     def overdue(self, now: float) -> bool:
@@ -83,7 +84,11 @@ class Parking:
             return None
         return StopOrder(generation=generation, reason=self.order.reason, deadline_seconds=self.order.left(now))
 
-    def forget_growth(self) -> None:
-        """It was not obeyed in time."""
-        if self.growing:
-            self.order = None
+    def failed(self, now: float) -> str | None:
+        """How the run ends whose order to stop was not obeyed in time; a change that was not is forgotten."""
+        if self.order is None or not self.overdue(now):
+            return None
+        if self.order.stops_run:
+            return f"stopped: {self.order.reason}; not committed in time, the last commit stands"
+        self.order = None
+        return None

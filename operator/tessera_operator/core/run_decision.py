@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from tessera_api.data_fit import unfit_data
 from tessera_api.exit_codes import ExitCode
+from tessera_api.orders import Size
 from tessera_api.times import seconds_of
 from tessera_api.training_run_status import PodAttempts, TrainingRunStatus
 from tessera_operator import names
@@ -20,6 +21,7 @@ from tessera_operator.core.slots import (
     avoided,
     due,
     forceable,
+    leaving,
     slots_of,
     to_delete,
     to_make,
@@ -61,6 +63,8 @@ class Plan:
     over: Over | None = None
     stop: bool = False
     """Order the run to stop at its next step, with a commit."""
+    size: Size | None = None
+    """How many nodes the run is to have, which are to leave."""
     suspended: bool = False
     """Nothing of the run is there, and nothing is wanted."""
     start: int | None = None
@@ -96,8 +100,18 @@ def decide(view: View) -> Plan:
         avoided=avoided(view),
         make=tuple(to_make(view, wanted)),
         delete=tuple(to_delete(view, wanted)),
+        size=_size(view),
         look_again=max(0.2, min([SOON if _moving(view) else SETTLED, *waits])),
     )
+
+
+def _size(view: View) -> Size | None:
+    """What the coordinator is to know of the resource; None where that takes another start."""
+    assert view.start is not None
+    nodes, begun = view.run.spec.nodes, view.start.run.spec.nodes
+    if nodes.processes_per_node != begun.processes_per_node:
+        return None
+    return Size(count=nodes.count, min=nodes.min, leaving=leaving(view))
 
 
 def _suspend(view: View) -> Plan:
@@ -174,10 +188,17 @@ def ended(view: View) -> Over | None:
     if answer is not None and answer.closed is not None and state is not None and state.status != "Unknown":
         succeeded = state.status == "True"
         return Over(succeeded, "Complete" if succeeded else "Failed", answer.closed[:2000])
-    for pod in view.pods:
-        if pod.role == names.COORDINATOR and (over := _said_by_code(pod)) is not None:
-            return over
-    return None
+    coordinators = [pod for pod in view.pods if pod.role == names.COORDINATOR]
+    ends = [_left_behind(pod) for pod in coordinators] + [_said_by_code(pod) for pod in coordinators]
+    return next(filter(None, ends), None)
+
+
+def _left_behind(pod: Pod) -> Over | None:
+    conditions = (pod.final.conditions if pod.final is not None else None) or ()
+    state = next((c for c in conditions if c.type == "Succeeded" and c.status != "Unknown"), None)
+    if state is None:
+        return None
+    return Over(state.status == "True", "Complete" if state.status == "True" else "Failed", state.message[:2000])
 
 
 def _said_by_code(pod: Pod) -> Over | None:

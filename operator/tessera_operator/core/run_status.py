@@ -18,7 +18,8 @@ _ALSO = ("goodput", "eta", "incidents")
 def run_status(view: View, plan: Plan) -> TrainingRunStatus:
     """The whole status; conditions keep their time while they stay as they are."""
     shown: dict[str, Any] = {}
-    said = view.answer.status if view.answer is not None else view.status
+    left = next((pod.final for pod in view.pods if pod.final is not None), None) if plan.over is not None else None
+    said = left or (view.answer.status if view.answer is not None else view.status)
     for name in (*_FROM_COORDINATOR, *_ALSO):
         value = getattr(said, name)
         shown[name] = value if value is not None else getattr(view.status, name)

@@ -136,9 +136,21 @@ def _to_delete(view: View, wanted: dict[str, PodAttempts]) -> Iterator[DeletePod
         if pod.deleting:
             if forceable(view, pod):
                 yield DeletePod(pod.name, pod.uid, True, f"node {pod.node} is lost")
+        elif entry is None and _trains(view, pod):
+            continue  # it is asked to leave first
         elif not pod.over or entry is None or pod.attempt < entry.attempt - 1:
             # The one before stays when it has ended by itself: its log says why.
             yield DeletePod(pod.name, pod.uid, False, "replaced" if entry else "no longer wanted")
+
+
+def _trains(view: View, pod: Pod) -> bool:
+    return view.answer is not None and pod.name in view.answer.training and not pod.over
+
+
+def leaving(view: View) -> tuple[str, ...]:
+    """The nodes that are to train no more, since their slots are no longer wanted."""
+    wanted = set(slots_of(view))
+    return tuple(pod.name for pod in view.pods if pod.slot not in wanted and not pod.over and not pod.deleting)
 
 
 def forceable(view: View, pod: Pod) -> bool:

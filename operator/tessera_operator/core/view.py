@@ -32,6 +32,8 @@ class Pod:
     """Of its container, the last time that it ended."""
     message: str = ""
     """Why it waits, or its last words."""
+    final: TrainingRunStatus | None = None
+    """The run's final status, which a coordinator leaves behind."""
     avoids: frozenset[str] = frozenset()
     """Nodes on which it may not be placed, as it was made."""
 
@@ -75,6 +77,8 @@ class Answer:
     """Seconds since."""
     coordinators: frozenset[str] = frozenset()
     """Pods that lead or stand by; empty where the run has one coordinator, which answers."""
+    training: frozenset[str] = frozenset()
+    """Nodes of the open generation that can be asked to leave it; none where the coordinator does not know how."""
 
     @property
     def fresh(self) -> bool:

@@ -17,6 +17,9 @@ from tessera_operator.manifests.pods import (
 )
 from tessera_operator.profiles import Profile, Settings
 
+_LAST_WORDS = {"name": "TESSERA_LAST_WORDS", "value": "/dev/termination-log"}
+"""Where Kubernetes takes a container's last message from."""
+
 
 @dataclass(frozen=True)
 class Owner:
@@ -101,7 +104,7 @@ def coordinator_pod(owner: Owner, resolved: ResolvedRun, settings: Settings, slo
     secret = resolved.run.spec.storage.secret_ref
     body = container(
         *("coordinator", settings.operator_image, settings.pull_policy, arguments),
-        env=storage_environment(secret.name if secret else None),
+        env=[*storage_environment(secret.name if secret else None), _LAST_WORDS],
         ports=[{"name": "streams", "containerPort": names.PORT}],
         resources=settings.coordinator_resources,
         volumeMounts=_run_mounts(),

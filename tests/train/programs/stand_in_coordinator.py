@@ -17,7 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from tessera_api.exit_codes import ExitCode
-from tessera_api.messages import FROM_AGENT, Closed, Hello, StatusAnswer, StatusQuestion, StopRun, Welcome
+from tessera_api.messages import FROM_AGENT, Closed, Hello, StatusAnswer, Welcome
+from tessera_api.orders import StatusQuestion, StopRun
 from tessera_api.stream import MessageStream, StreamClosed
 from tessera_api.wire import Side
 

@@ -1,0 +1,48 @@
+"""What a controller says to a coordinator after its `Hello` (messages.py): orders that stand, and a question.
+
+Orders are idempotent and told again on every new stream. A coordinator names in `Welcome.takes` those that older
+versions do not know.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from tessera_api.log import MAX_NODES
+from tessera_api.record import Name, Record, Text
+
+
+class StopRun(Record):
+    """Park at a step boundary, commit if the deadline allows, exit."""
+
+    kind: Literal["stop-run"] = "stop-run"
+    reason: Text
+    deadline_seconds: Annotated[float, Field(ge=0, le=86400)]
+
+
+class Size(Record):
+    """How many nodes the run is to have from now on; it grows or shrinks at a step boundary, with a commit."""
+
+    kind: Literal["size"] = "size"
+    count: Annotated[int, Field(ge=1, le=MAX_NODES)]
+    min: Annotated[int, Field(ge=1, le=MAX_NODES)]
+    leaving: Annotated[tuple[Name, ...], Field(max_length=MAX_NODES)] = ()
+    """Nodes that are to train no more, and will be ended once they do not."""
+
+
+class Reaped(Record):
+    """The supervisor of a node's process has seen it end: a second source, so the node need not be waited for."""
+
+    kind: Literal["reaped"] = "reaped"
+    node: Name
+    agent_pid: Annotated[int, Field(ge=1)]
+    code: int
+    """Exit code, or minus the signal."""
+
+
+class StatusQuestion(Record):
+    """Asks for `StatusAnswer`."""
+
+    kind: Literal["status?"] = "status?"

@@ -1,0 +1,74 @@
+"""What is written down about the run beside its log: the journal first, then the live files, then the storage.
+
+What must stay true: a full disk or a storage that is away costs a record or its picture, never the run.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from tessera_api.journal import Event, IncidentLine, JournalRecord, LedgerLine, SizeLine, StepLine
+from tessera_coordinator.journal import SHIP_NUMBERS_EVERY_S, Journal
+from tessera_coordinator.live_files import LiveFiles
+from tessera_store import StoreError
+
+logger = logging.getLogger(__name__)
+
+
+class Records:
+    """See the module."""
+
+    def __init__(self, journal: Journal, files: LiveFiles) -> None:
+        self._journal, self._files = journal, files
+        self._news = self._unshipped = True
+        """Events since the status was shown, and since the journal was shipped."""
+        self._shipped_at = 0.0
+
+    def add(self, record: JournalRecord) -> None:
+        """Into the journal and the live files."""
+        try:
+            self._journal.append(record)
+            match record:
+                case Event():
+                    self._news = self._unshipped = True
+                    self._files.event(record)
+                case StepLine():
+                    self._files.step(record)
+                case IncidentLine(incident=incident):
+                    self._files.incident(incident.number, incident.model_dump(mode="json"))
+                case LedgerLine() | SizeLine():
+                    pass
+        except OSError as error:
+            logger.error("not recorded: %s", error)
+
+    def show(
+        self, now: float, status: Callable[[], dict[str, object]], nodes: dict[str, object], whole: bool = False
+    ) -> None:
+        """The status after an event, or when its numbers are due; the nodes as they are."""
+        try:
+            if whole or self._news or self._files.status_due(now):
+                self._files.status(status(), now)
+                self._news = False
+            self._files.nodes(nodes)
+        except OSError as error:
+            logger.error("not shown: %s", error)
+
+    def ship_due(self, now: float) -> bool:
+        """Events reach the storage within a second; steps and the ledger may be some seconds late."""
+        due = self._unshipped or now - self._shipped_at >= SHIP_NUMBERS_EVERY_S
+        if due:
+            self._unshipped, self._shipped_at = False, now
+        return due
+
+    def ship(self) -> None:
+        """Copy the journal's new records to storage; called off the event loop."""
+        try:
+            self._journal.ship()
+        except StoreError as error:
+            logger.warning("the journal waits for storage: %s", error)
+
+    def close(self) -> None:
+        """No more records."""
+        self._journal.close()
+        self._files.close()
