@@ -63,6 +63,8 @@ class PodAttempts(Document):
     """The how-manieth pod of the slot is meant to be there; the first is 0."""
     quick: Annotated[StrictInt, Field(ge=0, le=1000)] = 0
     """How many pods in a row ended soon after they had begun."""
+    out_of_memory: Annotated[StrictInt, Field(ge=0, le=1000)] = 0
+    """How many pods in a row ended at their memory limit."""
     since: Annotated[str, StringConstraints(max_length=40)] | None = None
     """When this attempt was decided on, RFC 3339."""
 

@@ -162,6 +162,7 @@ def read_pod(document: Json) -> Pod | None:
         exit_code=code,
         message="" if final is not None else words or _waits_for(status),
         final=final,
+        out_of_memory=_reason(status) == "OOMKilled",
         avoids=frozenset(filter(None, (meta.get("annotations") or {}).get(names.AVOIDS_ANNOTATION, "").split(","))),
     )
 
@@ -177,11 +178,23 @@ def _final(words: str) -> TrainingRunStatus | None:
 
 def _ending(status: Json) -> tuple[int | None, str]:
     """Exit code and last words of the pod's one container, the last time that it ended."""
+    ended = _terminated(status)
+    if ended is None:
+        return None, ""
+    return int(ended.get("exitCode", 1)), str(ended.get("message") or ended.get("reason") or "")
+
+
+def _reason(status: Json) -> str:
+    return str((_terminated(status) or {}).get("reason") or "")
+
+
+def _terminated(status: Json) -> Json | None:
     for container in status.get("containerStatuses") or []:
         for state in (container.get("state") or {}, container.get("lastState") or {}):
             if ended := state.get("terminated"):
-                return int(ended.get("exitCode", 1)), str(ended.get("message") or ended.get("reason") or "")
-    return None, ""
+                found: Json = ended
+                return found
+    return None
 
 
 def _waits_for(status: Json) -> str:

@@ -25,7 +25,8 @@ from tessera_api.messages import Processes, Trouble, TroubleKind
 from tessera_api.resolved_run import ResolvedRun, read_resolved_run
 from tessera_api.run_directory import RunDirectory
 from tessera_run.run import SOCKET_VARIABLE
-from tessera_trainer.last_words import last_words
+from tessera_trainer.last_words import LastWords, last_words
+from tessera_trainer.memory_limit import MemoryLimit
 from tessera_trainer.node_link import Identity, NodeLink
 from tessera_trainer.proof import ProofRequest, ProofResult, raise_open_files
 from tessera_trainer.trainer_lines import TrainerLines
@@ -56,6 +57,7 @@ class RunningNode:
         identity = Identity(name, uuid.uuid4().hex[:12], _own_address(endpoints), processes)
         addresses = tuple(_address(endpoint) for endpoint in endpoints.split(","))
         self.link = NodeLink(identity, directory.key.read_bytes(), addresses, self._facts, self._lines.tell)
+        self._memory = MemoryLimit()
         self._proven = False
         self._fingerprint = ""
         self._known: Processes | None = None
@@ -122,15 +124,19 @@ class RunningNode:
     def explain(self, generation: Open) -> None:
         """See `rendezvous.Node`: from the logs of this node's ranks."""
         number = generation.generation
-        if self._lines.troubled(number, HEARD_SECONDS):
-            return
+        troubled, killed = self._lines.troubled(number, HEARD_SECONDS), self._memory.killed()
         logs = sorted(self._directory.rank_log(self.link.node_name, number, 0).parent.glob("rank-*.log"))
         said = [(log, words) for log in logs if (words := last_words(log)) is not None]
-        if said:
-            log, words = next((one for one in said if one[1].place), said[0])
-            rank, place = int(log.stem.removeprefix("rank-")), words.place[-300:]
-            kind, message = TroubleKind.EXIT, words.message[:2000]
-            self.link.report(Trouble(generation=number, what=kind, rank=rank, place=place, message=message))
+        if killed:
+            log = next((log for log, words in said if "SIGKILL" in words.message), None)
+            self._trouble(number, log, LastWords(self._memory.words(), self._memory.words()))
+        elif said and not troubled:
+            self._trouble(number, *next((one for one in said if one[1].place), said[0]))
+
+    def _trouble(self, number: int, log: Path | None, words: LastWords) -> None:
+        rank = int(log.stem.removeprefix("rank-")) if log is not None else 0
+        place, message = words.place[-300:], words.message[:2000]
+        self.link.report(Trouble(generation=number, what=TroubleKind.EXIT, rank=rank, place=place, message=message))
 
     def prepare_workers(self, generation: Open) -> None:
         """See `rendezvous.Node`: torchrun's workers inherit this process's environment."""

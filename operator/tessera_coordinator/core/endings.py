@@ -47,6 +47,4 @@ class Endings:
         self._place = failure
         if self._count < TRIES:
             return None
-        return (
-            f"{TRIES} generations in a row ended at {failure} without a new step: mend this, then start the run again"
-        )
+        return f"{TRIES} generations in a row ended without a new step: mend this, then start the run again: {failure}"

@@ -37,6 +37,8 @@ FAREWELL_SECONDS = 30.0
 had gone would look for ever."""
 STOP_SECONDS = 60.0
 """That a stop gives the run to park and commit."""
+MEMORY_TRIES = 3
+"""So many pods of a slot that end at their memory limit, one after the other, end a run that has made no step."""
 SUSPENDED = "the run is suspended"
 
 
@@ -94,6 +96,8 @@ def decide(view: View) -> Plan:
     if view.run.spec.suspend:
         return _suspend(view)
     wanted = attempts(view)
+    if (over := _out_of_memory(view, wanted)) is not None:
+        return Plan(over=over, look_again=SOON)
     waits = [due(entry) - view.now for entry in wanted.values() if due(entry) > view.now]
     return Plan(
         attempts=wanted,
@@ -103,6 +107,23 @@ def decide(view: View) -> Plan:
         size=_size(view),
         look_again=max(0.2, min([SOON if _moving(view) else SETTLED, *waits])),
     )
+
+
+def _out_of_memory(view: View, wanted: dict[str, PodAttempts]) -> Over | None:
+    """A run whose pods end at their memory limit again and again, before any step: trying on would help nobody."""
+    slot = next((entry.slot for entry in wanted.values() if entry.out_of_memory >= MEMORY_TRIES), None)
+    if slot is None or step_of(view.answer.status if view.answer is not None else view.status) > 0:
+        return None
+    assert view.start is not None
+    profile = view.start.run.spec.nodes.accelerator
+    words = f"{MEMORY_TRIES} pods of {slot} in a row were killed at the memory limit of profile {profile} before a step"
+    remedy = "lower training.unit or data.sequenceLength, or ask the administrator for more memory in the profile"
+    return Over(False, "OutOfMemory", f"{words}: {remedy}")
+
+
+def step_of(status: TrainingRunStatus) -> int:
+    """Steps done, as a status tells it."""
+    return int((status.step or "0/0").partition("/")[0])
 
 
 def _size(view: View) -> Size | None:

@@ -102,7 +102,9 @@ def _returned(view: View, node: str, since: str) -> bool:
 
 def _next(entry: PodAttempts, pod: Pod, now: float) -> PodAttempts:
     quick = entry.quick + 1 if pod.over and now - pod.created < QUICK_SECONDS else 0
-    return PodAttempts(slot=entry.slot, attempt=entry.attempt + 1, quick=min(quick, 1000), since=stamp(now))
+    memory = entry.out_of_memory + 1 if pod.out_of_memory else 0
+    ends = {"quick": min(quick, 1000), "out_of_memory": min(memory, 1000)}
+    return PodAttempts(slot=entry.slot, attempt=entry.attempt + 1, since=stamp(now), **ends)
 
 
 def due(entry: PodAttempts) -> float:

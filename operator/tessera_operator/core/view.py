@@ -34,6 +34,8 @@ class Pod:
     """Why it waits, or its last words."""
     final: TrainingRunStatus | None = None
     """The run's final status, which a coordinator leaves behind."""
+    out_of_memory: bool = False
+    """It ended at its memory limit."""
     avoids: frozenset[str] = frozenset()
     """Nodes on which it may not be placed, as it was made."""
 
