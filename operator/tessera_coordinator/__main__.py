@@ -14,21 +14,25 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from tessera_api.exit_codes import ExitCode
+from tessera_api.journal import StepLine
 from tessera_api.log import Claim
 from tessera_api.resolved_run import read_resolved_run
 from tessera_api.run_directory import RunDirectory
 from tessera_coordinator import last_words
-from tessera_coordinator.client import Address, leads
+from tessera_coordinator.client import Address
+from tessera_coordinator.client import leads as answers_as_leader
+from tessera_coordinator.coordinator import Coordinator
 from tessera_coordinator.core.history import History
 from tessera_coordinator.core.succession import Succession, first_in_line
 from tessera_coordinator.first_start import AnotherRun, be_the_same
 from tessera_coordinator.journal import read
-from tessera_coordinator.leading import Place, claim, lead
+from tessera_coordinator.leading import Ears, Place, claim, lead
 from tessera_coordinator.lobby import Lobby
 from tessera_coordinator.recollection import recollect
 from tessera_coordinator.run_log import RunLog, Superseded
@@ -84,6 +88,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--name", default="coordinator", help="what the other coordinator and the operator know it by")
     parser.add_argument("--slot", metavar="SLOT", help="c0 or c1, where the run has two coordinators")
     parser.add_argument("--peer", type=Address.parse, metavar="HOST:PORT", help="where the other one listens")
+    parser.add_argument("--metrics", type=Address.parse, metavar="HOST:PORT", help="answer on /metrics there")
     arguments = parser.parse_args()
     if (arguments.slot is None) != (arguments.peer is None):
         parser.error("--slot and --peer go together")
@@ -102,10 +107,29 @@ def _place(arguments: argparse.Namespace) -> Place:
         name=arguments.name,
         slot=arguments.slot,
         peer=arguments.peer,
+        metrics=arguments.metrics,
     )
 
 
 async def _coordinate(place: Place) -> int:
+    if place.metrics is None:
+        return await _take_part(place, lambda coordinator, newest: None)
+    # Imported here: a run on a laptop shows no metrics, and needs neither package.
+    from prometheus_client import CollectorRegistry
+
+    from tessera_coordinator.metrics_page import serve_metrics
+    from tessera_coordinator.run_metrics import RunMetrics
+
+    registry = CollectorRegistry()
+    metrics = RunMetrics(registry, place.resolved)
+    page = await serve_metrics(registry, place.metrics.host, place.metrics.port)
+    try:
+        return await _take_part(place, metrics.lead)
+    finally:
+        await page.cleanup()
+
+
+async def _take_part(place: Place, leads: Callable[[Coordinator, StepLine | None], None]) -> int:
     store = open_store(place.resolved.storage)
     log = RunLog(store)
     if log.read_all().length == 0:
@@ -126,13 +150,13 @@ async def _coordinate(place: Place) -> int:
         if lobby is not None:
             await lobby.dismiss(term.term)
 
-    return await lead(place, store, log, term, ready)
+    return await lead(place, store, log, term, Ears(ready, leads))
 
 
 async def _leads_at_once(place: Place, history: History) -> bool:
     if place.peer is None:
         return True
-    if await leads(place.peer, place.key, place.name, ASK_SECONDS):
+    if await answers_as_leader(place.peer, place.key, place.name, ASK_SECONDS):
         logger.info("stands by: the coordinator at %s leads", place.peer)
         return False
     return first_in_line(history, place.slot)

@@ -24,7 +24,7 @@ class Accounts:
     """See the module."""
 
     def __init__(self, incidents: Incidents, ledger: Ledger, created: float, newest: StepLine | None = None) -> None:
-        self._incidents, self._ledger = incidents, ledger
+        self.incidents, self.ledger = incidents, ledger
         self._created, self._newest = created, newest
         self.record: Callable[[IncidentLine], None] = lambda line: None
         """Called with every incident that has changed."""
@@ -55,17 +55,17 @@ class Accounts:
         self._nodes = len(generation.members)
         if self._first_generation is None:
             self._first_generation = 1
-        self._write(self._incidents.opened(generation.generation, time.time()))
+        self._write(self.incidents.opened(generation.generation, time.time()))
 
     def incident(self, cause: str, nodes: tuple[str, ...], generation: int, highest: int) -> None:
         """A generation ended unplanned."""
         newest = self._newest.step if self._newest else -1
-        self._write([self._incidents.begin(cause, nodes, generation, max(highest, newest), time.time())])
+        self._write([self.incidents.begin(cause, nodes, generation, max(highest, newest), time.time())])
         self._recovering = True
 
     def lost_work(self) -> None:
         """What was not committed is thrown away."""
-        self._ledger.lost()
+        self.ledger.lost()
         self._evaluating = False
 
     def phase(self, phase: Phase) -> None:
@@ -83,14 +83,14 @@ class Accounts:
         self._newest = line
         if first:
             self._recovering = False
-        self._write(self._incidents.stepped(line.step, line.time))
+        self._write(self.incidents.stepped(line.step, line.time))
         if line.data_seconds:
-            self._ledger.stalled(Cause.DATA_WAIT, line.data_seconds * self._nodes)
+            self.ledger.stalled(Cause.DATA_WAIT, line.data_seconds * self._nodes)
 
     def committed(self, commit: Commit, ready: ReadyCommit) -> None:
         """What was computed until now is safe."""
-        self._ledger.stalled(Cause.CHECKPOINT_STALL, ready.stall_seconds * self._nodes)
-        self._ledger.committed()
+        self.ledger.stalled(Cause.CHECKPOINT_STALL, ready.stall_seconds * self._nodes)
+        self.ledger.committed()
 
     def closed(self, exit_code: ExitCode, reason: str) -> None:
         """It is over."""
@@ -110,7 +110,7 @@ class Accounts:
         for node in membership.roster.all():
             activity = self._activity(membership, node.name in inside)
             counts[activity] = counts.get(activity, 0) + 1
-        self._ledger.advance(now, counts)
+        self.ledger.advance(now, counts)
 
     def _activity(self, membership: Membership, inside: bool) -> Activity:
         if membership.state is State.CLOSED:
@@ -128,11 +128,11 @@ class Accounts:
         if now - self._ledger_at < LEDGER_SECONDS:
             return None
         self._ledger_at = now
-        return LedgerLine(time=now, seconds=self._ledger.seconds())
+        return LedgerLine(time=now, seconds=self.ledger.seconds())
 
     def final_ledger(self, now: float) -> LedgerLine:
         """The last word."""
-        return LedgerLine(time=now, seconds=self._ledger.seconds())
+        return LedgerLine(time=now, seconds=self.ledger.seconds())
 
     def nodes(self, membership: Membership) -> dict[str, object]:
         """The document of nodes.json."""
@@ -171,13 +171,13 @@ class Accounts:
                 active=len(generation.members) if generation and is_open else 0,
                 generation=generation.generation if generation else 0,
                 first_generation=self._first_generation or 1,
-                goodput=self._ledger.goodput(),
+                goodput=self.ledger.goodput(),
                 newest=self._newest,
                 seconds_per_step=membership.pace.median(),
                 created=self._created,
                 changed=self._since,
                 now=now,
-                incidents=self._incidents.recent(),
+                incidents=self.incidents.recent(),
             )
         )
         return document.model_dump(mode="json", by_alias=True, exclude_none=True)

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from tessera_api.exit_codes import ExitCode
+from tessera_api.journal import StepLine
 from tessera_api.log import Claim
 from tessera_api.resolved_run import ResolvedRun
 from tessera_api.run_directory import RunDirectory
@@ -53,6 +54,8 @@ class Place:
     """None: the run has one coordinator."""
     peer: Address | None = None
     """Where the other one listens."""
+    metrics: Address | None = None
+    """Where /metrics is answered; None: nowhere."""
 
 
 def claim(place: Place, log: RunLog) -> Claim:
@@ -61,11 +64,17 @@ def claim(place: Place, log: RunLog) -> Claim:
     return log.claim(holder, time.time(), place.slot)
 
 
-async def lead(
-    place: Place, store: Store, log: RunLog, claim: Claim, ready: Callable[[int], Awaitable[None]]
-) -> ExitCode:
-    """Under `claim`, until the run is over or stopped. `ready` is called with the port, once everybody is served.
-    Raises Superseded, TermSeen, StoreError, OSError (address in use)."""
+@dataclass(frozen=True)
+class Ears:
+    """Who is told once this coordinator leads: everybody who waited for it, with its port, and the metrics."""
+
+    ready: Callable[[int], Awaitable[None]]
+    leads: Callable[[Coordinator, StepLine | None], None] = lambda coordinator, newest: None
+
+
+async def lead(place: Place, store: Store, log: RunLog, claim: Claim, ears: Ears) -> ExitCode:
+    """Under `claim`, until the run is over or stopped. Raises Superseded, TermSeen, StoreError, OSError (address in
+    use)."""
     journal = Journal(place.directory.root, store, claim.term)
     files = LiveFiles(place.directory)
     known = recollect(read(store, place.directory.root), files.incidents())
@@ -79,9 +88,10 @@ async def lead(
     records = Records(journal, files)
     coordinator = Coordinator(_terms(place.resolved), membership, scribe, records, accounts)
     coordinator.collect = _collect_with(Collector(store))
+    ears.leads(coordinator, known.newest)
     coordinator.begin(claim, _same_start(log.history, place.resolved.start))
     server = Server(coordinator, scribe, place.key, place.name)
-    code = await server.serve(place.host, place.port, ready)
+    code = await server.serve(place.host, place.port, ears.ready)
     records.close()
     last_words.leave(coordinator.status())
     return code

@@ -24,9 +24,12 @@ class Records:
         self._news = self._unshipped = True
         """Events since the status was shown, and since the journal was shipped."""
         self._shipped_at = 0.0
+        self.watch: Callable[[JournalRecord], None] = lambda record: None
+        """Called with every record."""
 
     def add(self, record: JournalRecord) -> None:
         """Into the journal and the live files."""
+        self.watch(record)
         try:
             self._journal.append(record)
             match record:

@@ -14,6 +14,7 @@ WORKER, COORDINATOR, BUILDER = "worker", "coordinator", "builder"
 COORDINATOR_SLOTS = ("c0", "c1")
 """One leads, the other stands by."""
 PORT = 7400
+METRICS_PORT = 7401
 
 
 def pod_name(run: str, slot: str, attempt: int) -> str:

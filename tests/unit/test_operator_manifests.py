@@ -104,9 +104,10 @@ def test_each_coordinator_knows_the_other_and_every_node_both(slot: str, peer: s
     (container,) = coordinator_pod(OWNER, a_start(), SETTINGS, slot, 3)["spec"]["containers"]
     arguments = container["args"]
 
-    assert arguments[-6:] == [
+    assert arguments[-8:] == [
         *("--name", f"gpt-{slot}-3", "--slot", slot),
         *("--peer", f"gpt-coordinator-{peer}.team.svc.cluster.local:7400"),
+        *("--metrics", "0.0.0.0:7401"),
     ]
     told = WORKER["spec"]["containers"][0]["args"]
     assert told[told.index("--coordinator") + 1].count(":7400") == 2
@@ -116,7 +117,7 @@ def test_a_run_that_an_older_version_began_keeps_its_one_coordinator() -> None:
     older = a_start().model_copy(update={"coordinator": "gpt-coordinator-c0.team.svc.cluster.local:7400"})
     (container,) = coordinator_pod(OWNER, older, SETTINGS, "c0", 1)["spec"]["containers"]
 
-    assert container["args"][-2:] == ["--listen", "0.0.0.0:7400"]
+    assert container["args"][-4:] == ["--listen", "0.0.0.0:7400", "--metrics", "0.0.0.0:7401"]
 
 
 def test_coordinators_stay_apart_and_off_the_nodes_that_train_where_they_can() -> None:

@@ -11,13 +11,16 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from prometheus_client.parser import text_string_to_metric_families
+
 from tessera_api.exit_codes import ExitCode
 from tessera_api.log import Claim, End, Entry, Open, parse_entry
-from tessera_api.messages import StatusAnswer
+from tessera_api.messages import StatusAnswer, StepRecord, Steps
 from tessera_api.orders import Size, StopRun
 from tessera_api.run_directory import LOG_PREFIX, RunDirectory
 from tessera_api.training_run_status import RunPhase, TrainingRunStatus
@@ -40,6 +43,7 @@ class Pair:
         self.folder = folder
         self.storage = (folder / "storage").as_uri()
         self.ports = (_free_port(), _free_port())
+        self.pages = (_free_port(), _free_port())
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, slot: str, peer: int | None = None) -> None:
@@ -53,6 +57,7 @@ class Pair:
         command = [sys.executable, "-m", "tessera_coordinator", "--run-directory", str(directory.root)]
         command += ["--listen", f"127.0.0.1:{self.ports[place]}", "--name", f"gpt-{slot}", "--slot", slot]
         command += ["--peer", f"127.0.0.1:{peer or self.ports[1 - place]}"]
+        command += ["--metrics", f"127.0.0.1:{self.pages[place]}"]
         with (self.folder / f"{slot}.log").open("ab") as log:
             environment = {**os.environ, "TESSERA_LAST_WORDS": str(self.folder / f"{slot}.words")}
             self.processes[slot] = subprocess.Popen(command, stderr=log, stdin=subprocess.DEVNULL, env=environment)
@@ -62,6 +67,16 @@ class Pair:
         process = self.processes.pop(slot)
         process.kill()
         process.wait(LIMIT_S)
+
+    def metrics(self, slot: str) -> dict[str, float]:
+        """What the coordinator of a slot shows on /metrics, by name and labels."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.pages[SLOTS.index(slot)]}/metrics", timeout=5) as page:
+            text = page.read().decode()
+        return {
+            f"{sample.name}{dict(sorted(sample.labels.items()))}": sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
 
     def log(self) -> list[Entry]:
         store = open_store(self.storage)
@@ -127,6 +142,34 @@ def test_one_leads_and_the_operator_hears_that_the_other_is_there(tmp_path: Path
 
         assert said.coordinators == ("gpt-c0", "gpt-c1")
         assert pair.leaders() == ["c0"]
+
+
+def test_who_leads_and_how_the_run_fares_is_shown_to_prometheus(tmp_path: Path) -> None:
+    run = "{'run': 'gpt'}"
+
+    def steps(opening: Open) -> Steps:
+        numbers = {"seconds": 0.3, "grad_norm": 1.5, "lr": 1e-3, "tokens_per_second": 5e4}
+        record = StepRecord(step=7, tokens=7168, loss=2.5, time=time.time(), numbers=numbers)
+        return Steps(generation=opening.generation, records=(record,), sent=time.time())
+
+    with both(tmp_path) as pair, LiveNode(pair.ports, "node-0", tmp_path) as node:
+        node.link.report(steps(node.join()))
+        pair.wait("the step is shown", lambda: f"tessera_run_step{run}" in pair.metrics("c0"))
+
+        shown, standby = pair.metrics("c0"), pair.metrics("c1")
+        assert shown["tessera_coordinator_leads{'run': 'gpt'}"] == 1
+        assert {name: value for name, value in standby.items() if "_leads" in name} == {
+            f"tessera_coordinator_leads{run}": 0
+        }
+        assert not any(name.startswith("tessera_run_nodes") for name in standby)
+        assert (shown[f"tessera_run_step{run}"], shown[f"tessera_run_loss{run}"]) == (7, 2.5)
+        assert shown[f"tessera_run_step_seconds_sum{run}"] == 0.3
+        assert shown["tessera_run_nodes{'role': 'active', 'run': 'gpt'}"] == 1
+        assert shown[f"tessera_run_generation{run}"] == 1
+
+        pair.kill("c0")
+        pair.wait("c1 leads", lambda: pair.metrics("c1")[f"tessera_coordinator_leads{run}"] == 1)
+        assert pair.metrics("c1")[f"tessera_coordinator_term{run}"] == 2
 
 
 def test_when_the_leader_is_gone_the_other_leads_and_the_generation_goes_on(tmp_path: Path) -> None:

@@ -101,11 +101,15 @@ def coordinator_pod(owner: Owner, resolved: ResolvedRun, settings: Settings, slo
     if len(slots) > 1:
         peer = resolved.coordinator.split(",")[1 - slots.index(slot)]
         arguments += ["--name", name, "--slot", slot, "--peer", peer]
+    arguments += ["--metrics", f"0.0.0.0:{names.METRICS_PORT}"]
     secret = resolved.run.spec.storage.secret_ref
     body = container(
         *("coordinator", settings.operator_image, settings.pull_policy, arguments),
         env=[*storage_environment(secret.name if secret else None), _LAST_WORDS],
-        ports=[{"name": "streams", "containerPort": names.PORT}],
+        ports=[
+            {"name": "streams", "containerPort": names.PORT},
+            {"name": "metrics", "containerPort": names.METRICS_PORT},
+        ],
         resources=settings.coordinator_resources,
         volumeMounts=_run_mounts(),
     )
