@@ -46,6 +46,7 @@ lint: setup ## style, format, the rooms' imports, drift of what is generated
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m tessera_api.crd --check crds
 	$(BIN)/python -m tessera_api.crd --check charts/tessera/files
+	$(BIN)/python -m tessera_operator.metrics_document --check docs/metrics.md
 
 .PHONY: types
 types: setup ## mypy, strict
@@ -59,6 +60,10 @@ bench: setup ## every script in benchmarks/; BENCH=--quick for the short form
 crds: setup ## write crds/*.yaml anew from the models
 	$(BIN)/python -m tessera_api.crd crds
 	$(BIN)/python -m tessera_api.crd charts/tessera/files
+
+.PHONY: docs
+docs: setup ## write docs/metrics.md anew from the metrics' tables
+	$(BIN)/python -m tessera_operator.metrics_document docs/metrics.md
 
 .PHONY: lock
 lock: setup ## write the lock files anew from pyproject.toml and scripts/bootstrap.in

@@ -20,11 +20,13 @@ import kopf
 from pydantic import ValidationError
 
 from tessera_api.exit_codes import ExitCode
+from tessera_api.versions import versions
 from tessera_operator.cluster import Cluster
 from tessera_operator.coordinators import Coordinators
 from tessera_operator.handlers import registry
 from tessera_operator.health import serve_health
 from tessera_operator.leader import Leader, LeadershipLost
+from tessera_operator.metrics import OperatorMetrics
 from tessera_operator.profiles import Settings, read_settings
 from tessera_operator.reconcile import RUN, Reconciler
 from tessera_operator.wakes import Wakes
@@ -77,7 +79,8 @@ async def _serve(settings: Settings, secret: bytes, place: Place) -> None:
     cluster, stop = await Cluster.connect(), asyncio.Event()
     for sign in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(sign, stop.set)
-    health = await serve_health(HEALTH_PORT)
+    metrics = OperatorMetrics(cluster, versions().get("tessera", "unknown"))
+    health = await serve_health(HEALTH_PORT, metrics.registry)
     leader = Leader(cluster, place.namespace, place.lease, place.identity)
     stopped = asyncio.create_task(stop.wait())
     try:
@@ -85,7 +88,7 @@ async def _serve(settings: Settings, secret: bytes, place: Place) -> None:
         await asyncio.wait((leads, stopped), return_when=asyncio.FIRST_COMPLETED)
         if leads.done():
             leads.result()
-            await _lead(cluster, settings, secret, leader, stop)
+            await _lead(cluster, settings, secret, Parts(leader, stop, metrics))
             await leader.release()
         leads.cancel()
     finally:
@@ -94,7 +97,16 @@ async def _serve(settings: Settings, secret: bytes, place: Place) -> None:
         await cluster.close()
 
 
-async def _lead(cluster: Cluster, settings: Settings, secret: bytes, leader: Leader, stop: asyncio.Event) -> None:
+@dataclass(frozen=True)
+class Parts:
+    """What surrounds the work of the one that leads."""
+
+    leader: Leader
+    stop: asyncio.Event
+    metrics: OperatorMetrics
+
+
+async def _lead(cluster: Cluster, settings: Settings, secret: bytes, parts: Parts) -> None:
     """Until it is told to stop, the lease is lost or a part breaks."""
 
     def wake_run(uid: str) -> None:
@@ -105,14 +117,15 @@ async def _lead(cluster: Cluster, settings: Settings, secret: bytes, leader: Lea
     reconciler = Reconciler(cluster, settings, secret, Coordinators(wake_run))
     wakes = Wakes(reconciler.work)
     reconciler.wake = wakes.wake
+    parts.metrics.lead(wakes, reconciler.phases)
     watches = kopf.operator(
-        registry=registry(wakes.wake),
+        registry=registry(wakes.wake, parts.metrics.event),
         namespaces=list(settings.namespaces),
         clusterwide=not settings.namespaces,
         standalone=True,
-        stop_flag=stop,
+        stop_flag=parts.stop,
     )
-    tasks = [asyncio.ensure_future(part) for part in (wakes.run(), watches, leader.keep())]
+    tasks = [asyncio.ensure_future(part) for part in (wakes.run(), watches, parts.leader.keep())]
     done, others = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in others:
         task.cancel()

@@ -15,28 +15,30 @@ from tessera_operator.wakes import Key
 Wake = Callable[[Key], None]
 
 
-def registry(wake: Wake) -> kopf.OperatorRegistry:
-    """Watches of runs, builds, their pods and Jobs."""
+def registry(wake: Wake, event: Callable[[str], None] = lambda resource: None) -> kopf.OperatorRegistry:
+    """Watches of runs, builds, their pods and Jobs; `event` is told the resource of each event."""
     handlers = kopf.OperatorRegistry()
     kopf.on.startup(registry=handlers)(_configure)
     kopf.on.login(registry=handlers)(_login)
     for plural in (RUN, BUILD):
-        kopf.on.event(GROUP, VERSION, plural, registry=handlers, id=plural)(_resource(wake, plural))
-    kopf.on.event("v1", "pods", registry=handlers, id="pods")(_child(wake))
-    kopf.on.event("batch", "v1", "jobs", registry=handlers, id="jobs")(_child(wake))
+        kopf.on.event(GROUP, VERSION, plural, registry=handlers, id=plural)(_resource(wake, event, plural))
+    kopf.on.event("v1", "pods", registry=handlers, id="pods")(_child(wake, event, "pods"))
+    kopf.on.event("batch", "v1", "jobs", registry=handlers, id="jobs")(_child(wake, event, "jobs"))
     return handlers
 
 
-def _resource(wake: Wake, plural: str) -> Any:
+def _resource(wake: Wake, event: Callable[[str], None], plural: str) -> Any:
     async def seen(namespace: str | None, name: str | None, **_: Any) -> None:
+        event(plural)
         if namespace and name:
             wake(Key(plural, namespace, name))
 
     return seen
 
 
-def _child(wake: Wake) -> Any:
+def _child(wake: Wake, event: Callable[[str], None], resource: str) -> Any:
     async def seen(namespace: str | None, labels: Mapping[str, str], **_: Any) -> None:
+        event(resource)
         for label, plural in ((names.RUN_LABEL, RUN), (names.BUILD_LABEL, BUILD)):
             if namespace and (name := labels.get(label)):
                 wake(Key(plural, namespace, name))

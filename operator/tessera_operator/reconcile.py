@@ -60,6 +60,8 @@ class Reconciler:
         self._coordinators = coordinators
         self._written: dict[str, float] = {}
         self._uids: dict[Key, str] = {}
+        self.phases: dict[object, tuple[str, str]] = {}
+        """Kind and phase of each resource, as last decided; for the metrics."""
         self._blocked: set[Key] = set()
         """Runs that wait for something that may have changed when a build has."""
         self._lost: dict[str, dict[str, str]] = {}
@@ -80,6 +82,7 @@ class Reconciler:
             self._lost.pop(known, None)
             self._written.pop(known, None)
         if found is None or found.deleting:
+            self.phases.pop(key, None)
             return await self._orphans(key) if key.kind == RUN else None
         self._uids[key] = found.uid
         self._blocked.discard(key)
@@ -151,6 +154,7 @@ class Reconciler:
 
     async def _write_run(self, found: Found, view: View, plan: Plan) -> None:
         after = run_status(view, plan)
+        self.phases[Key(RUN, found.namespace, found.name)] = (RUN, str(after.phase))
         differs, matters = worth_writing(view.status, after)
         now = time.monotonic()
         if not differs or (not matters and now - self._written.get(found.uid, -NUMBERS_SECONDS) < NUMBERS_SECONDS):
@@ -173,6 +177,7 @@ class Reconciler:
             endings=build_decision.endings(seen.pods, seconds),
         )
         plan = build_decision.decide(view)
+        self.phases[Key(BUILD, found.namespace, found.name)] = (BUILD, str(plan.status.phase))
         if plan.make:
             await make_build(self._cluster, found, seen.build, self._settings)
         if plan.status != seen.build.status and await self._put(found, BUILD, plan.status):

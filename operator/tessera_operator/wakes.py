@@ -25,6 +25,18 @@ class Key:
     name: str
 
 
+@dataclass(frozen=True)
+class Pass:
+    """A pass that is over."""
+
+    key: Key
+    seconds: float
+    well: bool
+    """Whether it did not fail."""
+    waited: float | None
+    """Seconds from the event that woke the key to the end of the pass; None when no event did."""
+
+
 Work = Callable[[Key], Awaitable[float | None]]
 """Returns the seconds after which the key is to be looked at again; None: not before it is woken."""
 
@@ -40,10 +52,21 @@ class Wakes:
         self._busy: set[Key] = set()
         self._again: set[Key] = set()
         self._failures: dict[Key, int] = {}
+        self._woken: dict[Key, float] = {}
+        """When an event woke the key, by the loop's clock, until a pass has begun after it."""
+        self.on_pass: Callable[[Pass], None] = lambda done: None
+        """Called after each pass."""
+
+    @property
+    def queued(self) -> int:
+        """Keys that wait for a pass."""
+        return len(self._queued) + len(self._again)
 
     def wake(self, key: Key, after: float = SETTLE_SECONDS) -> None:
         """Look at `key` at the latest after so many seconds."""
         loop = asyncio.get_running_loop()
+        if after <= SETTLE_SECONDS:
+            self._woken.setdefault(key, loop.time())
         timer = self._waiting.get(key)
         if timer is not None:
             if timer.when() <= loop.time() + after:
@@ -70,10 +93,14 @@ class Wakes:
             key = await self._ready.get()
             self._queued.discard(key)
             self._busy.add(key)
+            began, woken = asyncio.get_running_loop().time(), self._woken.pop(key, None)
             try:
                 after = await self._attempt(key)
             finally:
                 self._busy.discard(key)
+            now = asyncio.get_running_loop().time()
+            waited = None if woken is None else now - woken
+            self.on_pass(Pass(key, now - began, key not in self._failures, waited))
             if key in self._again:
                 self._again.discard(key)
                 self.wake(key)
