@@ -24,6 +24,7 @@ lacking() { # Debian packages whose programs are not there
     command -v docker-registry > /dev/null || echo docker-registry
     command -v buildah > /dev/null || echo buildah
     command -v debootstrap > /dev/null || echo debootstrap
+    command -v promtool > /dev/null || echo prometheus
 }
 
 .venv/bin/python tests/cluster/go_programs.py --if-possible
