@@ -47,6 +47,7 @@ lint: setup ## style, format, the rooms' imports, drift of what is generated
 	$(BIN)/python -m tessera_api.crd --check crds
 	$(BIN)/python -m tessera_api.crd --check charts/tessera/files
 	$(BIN)/python -m tessera_operator.metrics_document --check docs/metrics.md
+	$(BIN)/python -m tessera_operator.dashboard --check charts/tessera/files/dashboard.json
 
 .PHONY: types
 types: setup ## mypy, strict
@@ -62,8 +63,9 @@ crds: setup ## write crds/*.yaml anew from the models
 	$(BIN)/python -m tessera_api.crd charts/tessera/files
 
 .PHONY: docs
-docs: setup ## write docs/metrics.md anew from the metrics' tables
+docs: setup ## write docs/metrics.md and the dashboard anew from their tables
 	$(BIN)/python -m tessera_operator.metrics_document docs/metrics.md
+	$(BIN)/python -m tessera_operator.dashboard charts/tessera/files/dashboard.json
 
 .PHONY: lock
 lock: setup ## write the lock files anew from pyproject.toml and scripts/bootstrap.in

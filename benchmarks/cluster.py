@@ -25,14 +25,18 @@ sys.path.insert(0, str(ROOT))
 
 from tests.cluster.cluster import down, unavailable, up  # noqa: E402
 from tests.e2e.installation import DATASET, Installation, a_run, install, step_of  # noqa: E402
+from tests.e2e.leadership import generations, leader, longest_pause, put_on, stands_by  # noqa: E402
 
-TRIES, SHRINKS = 10, 3
+TRIES, SHRINKS, LEADERS = 10, 3, 3
 RUN_FOLDER = "/run/tessera/run"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument(
+        "--only", choices=("starts", "losses", "shrinking", "leaders"), help="of the long form, one part"
+    )
     options = parser.parse_args()
     if reason := unavailable():
         print(f"no cluster here, its figures are left out: {reason}", file=sys.stderr)
@@ -40,11 +44,15 @@ def main() -> None:
     with _installation() as installed:
         installed.apply(DATASET)
         installed.wait("the dataset is built", lambda: _phase(installed, "datasetbuild", "stdlib") == "Succeeded", 300)
+        if options.only not in (None, "starts"):
+            {"losses": _losses, "shrinking": _shrinking, "leaders": _leaders}[options.only](installed)
+            return
         starts = [_start(installed, f"start-{place}", options.quick) for place in range(1 if options.quick else 3)]
         _say("kubectl apply to the first training step, 2 nodes and a spare", starts, "s", (45.0,), options.quick)
-        if not options.quick:
+        if not options.quick and options.only is None:
             _losses(installed)
             _shrinking(installed)
+            _leaders(installed)
 
 
 @contextmanager
@@ -103,6 +111,60 @@ def _shrinking(installed: Installation) -> None:
         grown.append(time.time() - began)
     _say("node of rank 0 loses power, no spare, shrinking: next step", steps, "s", (10.0,), False)
     _say("its node returns: two nodes train again", grown, "s", (45.0,), False)
+
+
+def _leaders(installed: Installation) -> None:
+    """The leading coordinator's node dies, three times; each time then one that holds the leader and rank 0 both, with
+    neither operator nor API server to help. Three nodes and no spare."""
+    name, scale = "leaders", ("-n", "tessera-system", "scale", "deploy/tessera-operator")
+    installed.apply(a_run(name, tokens="40M", count="3", min="2", max="3", spares="0"))
+    installed.wait("it trains", lambda: step_of(installed.status(name)) > 25, 240)
+    taken, pauses, steps = [], [], []
+    for _ in range(LEADERS):
+        if leader(installed, name)[0] != "c0":
+            installed.kubectl("delete", "pod", installed.coordinators(name)["c1"])
+            installed.wait("the first leads", lambda: leader(installed, name)[0] == "c0", 60)
+        node = installed.node_of(installed.rank_0(name))
+        installed.wait("one stands by", lambda: stands_by(installed, name, "c1"), 120)
+        if installed.node_of(installed.coordinators(name)["c1"]) != node:
+            put_on(installed, name, "c1", node)
+        t0 = time.time()
+        installed.cluster.crash(0)
+        installed.wait("the other leads", lambda: leader(installed, name)[0] == "c1", 60)
+        taken.append(leader(installed, name)[1] - t0)
+        installed.wait("steps are shipped", lambda t0=t0: installed.steps(name)[-1].time > t0 + 20, 60)  # type: ignore[misc]
+        pauses.append(longest_pause(installed.steps(name), t0, t0 + 20))
+        installed.cluster.restart(0)
+        installed.wait("the first stands by", lambda: stands_by(installed, name, "c0"), 180)
+        before = generations(installed, name)
+        installed.cluster.kubectl(*scale, "--replicas=0")
+        installed.cluster.control.daemons.stop("apiserver")
+        t0 = time.time()
+        installed.cluster.crash(node)
+        installed.wait("it goes on", lambda before=before: generations(installed, name) == [*before, 2], 120)  # type: ignore[misc]
+        number = len(before) + 1
+        installed.wait(
+            "its steps are shipped",
+            lambda number=number: installed.steps(name)[-1].generation >= number,  # type: ignore[misc]
+            60,
+        )
+        steps.append(next(step.time for step in installed.steps(name) if step.generation >= number) - t0)
+        installed.cluster.control.start_api_server()
+        installed.cluster.kubectl(*scale, "--replicas=2")
+        installed.cluster.restart(node)
+        installed.wait("three nodes train again", lambda: installed.status(name).get("activeNodes") == 3, 240)
+    usual = longest_pause(installed.steps(name)[10:60], 0.0, time.time())
+    print(f"two undisturbed steps of that run are at most {usual:.2f} s apart", file=sys.stderr)
+    _say("the leading coordinator's node dies: the other in charge", taken, "s", (6.0,), False)
+    _say(
+        "the leading coordinator's node dies: longest time between two steps",
+        pauses,
+        "s",
+        (max(1.0, 3 * usual),),
+        False,
+    )
+    _say("a node with the leading coordinator and rank 0 dies, nobody to help: next step", steps, "s", (15.0,), False)
+    installed.kubectl("delete", "trainingrun", name, "--wait=true")
 
 
 def _manifest(name: str, quick: bool, spares: int = 1) -> str:

@@ -252,3 +252,52 @@ def test_a_run_that_ends_while_the_operator_is_away_is_told_of_once_it_is_back(i
     assert (status["step"], status["restarts"]) == ("585/585", 0)
     last = json.loads(installed.cluster.python(LAST_LOSS, "s3://models/runs/unseen"))
     assert status["loss"] == f"{last:.4f}"
+
+
+def test_a_run_whose_trainers_need_more_memory_than_they_may_have_ends_with_the_remedy(installed: Installation) -> None:
+    """Story (g): three tries, then one clear condition; nothing is tried for ever."""
+    chart = ("upgrade", "tessera", "charts/tessera", "--namespace", "tessera-system", "--reuse-values", "--wait")
+    small = "profiles.small.{}"
+    limits = [
+        *("--set", small.format("device=cpu"), "--set", small.format("sharedMemory=256Mi")),
+        *("--set", small.format("resources.limits.memory=900Mi"), "--set", small.format("resources.requests.cpu=100m")),
+        *("--set", small.format("nodeSelector.tessera\\.dev/accelerator=cpu")),
+        *("--set-json", small.format('tolerations=[{"key":"tessera.dev/accelerator","operator":"Exists"}]')),
+    ]
+    installed.cluster.helm(*chart, *limits)
+    large = {"recipe": "llama-20m", "sequenceLength": "1024", "globalBatch": "16", "unit": "8", "accelerator": "small"}
+    installed.train("too-large", tokens="20M", **large)
+
+    def over() -> bool:
+        return condition(installed.status("too-large"), "Succeeded").get("status") == "False"
+
+    installed.wait("it ends", over, 400)
+
+    said = condition(installed.status("too-large"), "Succeeded")
+    assert said["reason"] in ("Failed", "OutOfMemory")
+    assert "out of memory" in said["message"] or "memory limit" in said["message"]
+    assert "lower training.unit or data.sequenceLength" in said["message"]
+    installed.wait("nothing of it runs", lambda: running(installed, "too-large") == 0, 90)
+    installed.kubectl("delete", "trainingrun", "too-large", "--timeout=60s")
+
+
+@pytest.mark.long
+def test_a_namespace_with_a_run_in_it_can_be_deleted(installed: Installation) -> None:
+    """Story (h): also when a node of the run is dark."""
+    secret = json.loads(installed.kubectl("get", "secret", "models-s3", "-o", "json"))
+    secret["metadata"] = {"name": "models-s3"}
+    installed.cluster.kubectl("create", "namespace", "leaving")
+    elsewhere = Installation(installed.cluster, "leaving")
+    elsewhere.kubectl("apply", "-f", "-", stdin=json.dumps(secret))
+    elsewhere.train("leaving", tokens="4M")
+    elsewhere.wait("it trains", lambda: step_of(elsewhere.status("leaving")) > 5, 300)
+    node = elsewhere.node_of(elsewhere.rank_0("leaving"))
+
+    elsewhere.cluster.crash(node)
+    elsewhere.cluster.kubectl("delete", "namespace", "leaving", "--wait=false")
+
+    def gone() -> bool:
+        return not elsewhere.cluster.kubectl("get", "namespace", "leaving", "--ignore-not-found").strip()
+
+    elsewhere.wait("the namespace is gone", gone, 180)
+    elsewhere.cluster.restart(node)

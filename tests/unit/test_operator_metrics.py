@@ -14,6 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from tessera_api.metric import Described, MetricKind
 from tessera_coordinator.run_metrics import METRICS as OF_RUNS
 from tessera_operator.cluster import Cluster
+from tessera_operator.dashboard import OF_A_RUN, Panel, encoded
+from tessera_operator.dashboard import OF_THE_OPERATOR as OF_THE_OPERATOR_PANELS
 from tessera_operator.metrics import METRICS as OF_THE_OPERATOR
 from tessera_operator.metrics import OperatorMetrics
 from tessera_operator.metrics_document import document
@@ -122,3 +124,21 @@ def test_a_metric_is_named_as_prometheus_wants_it(metric: Described) -> None:
 def test_no_two_metrics_share_a_name_and_the_document_tells_of_all() -> None:
     assert len({metric.name for metric in ALL}) == len(ALL)
     assert (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8") == document()
+
+
+def test_the_dashboard_is_as_its_panels_are_and_asks_only_for_what_there_is() -> None:
+    file = ROOT / "charts" / "tessera" / "files" / "dashboard.json"
+    queries = [query for panel in (*OF_A_RUN, *OF_THE_OPERATOR_PANELS) for query in panel.queries.values()]
+    asked = {name for query in queries for name in re.findall(r"tessera_[a-z_]+", query)}
+    histograms = {metric.name for metric in ALL if metric.kind is MetricKind.HISTOGRAM}
+
+    assert file.read_text(encoding="utf-8") == encoded()
+    assert {name.removesuffix("_bucket") for name in asked} <= {metric.name for metric in ALL}
+    assert {name.removesuffix("_bucket") for name in asked if name.endswith("_bucket")} <= histograms
+
+
+@pytest.mark.parametrize("panel", [*OF_A_RUN, *OF_THE_OPERATOR_PANELS], ids=lambda panel: panel.title)
+def test_a_panel_says_what_it_shows_and_names_its_run(panel: Panel) -> None:
+    assert panel.words
+    for query in panel.queries.values():
+        assert "tessera_operator" in query or 'namespace="$namespace",run="$run"' in query

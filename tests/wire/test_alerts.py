@@ -127,7 +127,7 @@ def judge(promtool: str, folder: Path, change: dict[str, str | None], expected: 
 
 def fired(promtool: str, folder: Path, change: dict[str, str | None]) -> dict[str, str]:
     """Which alerts fire at the end, with what promtool says of each: it names what it did not expect."""
-    told = {}
+    told: dict[str, str] = {}
     for block in judge(promtool, folder, change, []).split("FAILED:")[1:]:
         told |= {alert["alert"]: block for alert in ALERTS if f'alertname="{alert["alert"]}"' in block}
     return told

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -10,12 +11,15 @@ from typing import Any
 import pytest
 import yaml
 
+from tessera_operator.manifests.run import Owner, coordinator_pod
 from tessera_operator.profiles import Settings
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.go_programs import Programs, missing
+from tests.unit.operator_world import a_start
 
 CHART = Path(__file__).parents[2] / "charts" / "tessera"
 LIMIT_SECONDS = 60.0
+IMAGES = {"trainerImage": "trainer:1", "operatorImage": "operator:1"}
 
 
 @pytest.fixture(scope="session")
@@ -119,3 +123,26 @@ def test_the_operators_pod_is_restricted_and_of_several_one_may_be_evicted(helm:
     assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
     assert one(documents, "PodDisruptionBudget")["spec"]["minAvailable"] == 1
     assert not [d for d in rendered(helm, "operator.replicas=1") if d["kind"] == "PodDisruptionBudget"]
+
+
+def test_monitoring_is_left_out_unless_it_is_asked_for(helm: Path) -> None:
+    kinds = {"PodMonitor", "PrometheusRule"}
+    asked = rendered(helm, "monitoring.podMonitors=true", "monitoring.rules=true", "monitoring.dashboard=true")
+
+    assert not [document for document in rendered(helm) if document["kind"] in kinds]
+    assert sorted(d["kind"] for d in asked if d["kind"] in kinds) == ["PodMonitor", "PodMonitor", "PrometheusRule"]
+    assert one(asked, "PrometheusRule")["spec"] == yaml.safe_load((CHART / "files" / "alerts.yaml").read_text())
+    (board,) = [d for d in asked if d["metadata"]["name"] == "tessera-dashboard"]
+    assert json.loads(board["data"]["tessera.json"])["uid"] == "tessera-run"
+
+
+def test_the_pod_monitors_find_the_ports_that_the_pods_have(helm: Path) -> None:
+    asked = rendered(helm, "monitoring.podMonitors=true")
+    monitors = {d["metadata"]["name"]: d["spec"] for d in asked if d["kind"] == "PodMonitor"}
+    operator = one(asked, "Deployment")["spec"]["template"]
+    coordinator = coordinator_pod(Owner("team", "gpt", "uid"), a_start(), Settings.model_validate(IMAGES), "c0", 0)
+
+    for name, pod in (("tessera-operator", operator), ("tessera-coordinators", coordinator)):
+        ports = {port["name"] for port in pod["spec"]["containers"][0]["ports"]}
+        assert monitors[name]["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+        assert {endpoint["port"] for endpoint in monitors[name]["podMetricsEndpoints"]} <= ports
