@@ -14,7 +14,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -24,35 +24,45 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from tests.cluster.cluster import down, unavailable, up  # noqa: E402
-from tests.e2e.installation import DATASET, Installation, a_run, install, step_of  # noqa: E402
+from tests.cluster.prometheus import Prometheus  # noqa: E402
+from tests.e2e.installation import CHART, DATASET, Installation, a_run, install, step_of  # noqa: E402
 from tests.e2e.leadership import generations, leader, longest_pause, put_on, stands_by  # noqa: E402
 
 TRIES, SHRINKS, LEADERS = 10, 3, 3
+MINUTES, IDLE_RUNS = 3, 100
 RUN_FOLDER = "/run/tessera/run"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument(
-        "--only", choices=("starts", "losses", "shrinking", "leaders"), help="of the long form, one part"
-    )
+    parser.add_argument("--only", choices=tuple(_parts()), help="one part")
     options = parser.parse_args()
     if reason := unavailable():
         print(f"no cluster here, its figures are left out: {reason}", file=sys.stderr)
         return
+    chosen = [options.only] if options.only else ["starts"] if options.quick else list(_parts())
     with _installation() as installed:
         installed.apply(DATASET)
         installed.wait("the dataset is built", lambda: _phase(installed, "datasetbuild", "stdlib") == "Succeeded", 300)
-        if options.only not in (None, "starts"):
-            {"losses": _losses, "shrinking": _shrinking, "leaders": _leaders}[options.only](installed)
-            return
-        starts = [_start(installed, f"start-{place}", options.quick) for place in range(1 if options.quick else 3)]
-        _say("kubectl apply to the first training step, 2 nodes and a spare", starts, "s", (45.0,), options.quick)
-        if not options.quick and options.only is None:
-            _losses(installed)
-            _shrinking(installed)
-            _leaders(installed)
+        for part in chosen:
+            _parts()[part](installed, options.quick)
+
+
+def _parts() -> dict[str, Callable[[Installation, bool], None]]:
+    """By name; only the first has a short form."""
+    return {
+        "starts": _starts,
+        "losses": lambda installed, _: _losses(installed),
+        "shrinking": lambda installed, _: _shrinking(installed),
+        "leaders": lambda installed, _: _leaders(installed),
+        "steady": lambda installed, _: _steady(installed),
+    }
+
+
+def _starts(installed: Installation, quick: bool) -> None:
+    starts = [_start(installed, f"start-{place}", quick) for place in range(1 if quick else 3)]
+    _say("kubectl apply to the first training step, 2 nodes and a spare", starts, "s", (45.0,), quick)
 
 
 @contextmanager
@@ -167,6 +177,33 @@ def _leaders(installed: Installation) -> None:
     installed.kubectl("delete", "trainingrun", name, "--wait=true")
 
 
+def _steady(installed: Installation) -> None:
+    """What the operator costs: writes to the API for a run in which nothing happens, and memory with a hundred runs."""
+    prometheus = Prometheus(installed.cluster.control, CHART / "files" / "alerts.yaml")
+    prometheus.start()
+    installed.apply(_manifest("steady", False))
+    installed.wait("it trains", lambda: step_of(installed.status("steady")) > 25, 240)
+    time.sleep(60)  # its beginning is no steady state
+    written = 'sum(tessera_operator_api_requests_total{verb!="GET",resource!="leases"})'
+    counts = []
+    for _ in range(MINUTES + 1):
+        (found,) = prometheus.ask(written)
+        counts.append(float(found[0]["value"][1]))
+        time.sleep(60)
+    writes = [after - before for before, after in pairwise(counts)]
+    _say("writes to the API server in a minute of a steady run", writes, "1/min", (6.0,), False)
+    installed.kubectl("delete", "trainingrun", "steady", "--wait=true")
+    many = (a_run(f"idle-{place}").replace("spec:\n", "spec:\n  suspend: true\n", 1) for place in range(IDLE_RUNS))
+    installed.apply(*many)
+    asked = f'sum(tessera_operator_resources{{kind="trainingruns",phase="Suspended"}}) >= {IDLE_RUNS}'
+    installed.wait("all are looked after", lambda: bool(prometheus.ask(asked)[0]), 240)
+    time.sleep(30)
+    (memory,) = prometheus.ask("process_resident_memory_bytes * on (pod) (tessera_operator_leads == 1) / 1048576")
+    values = [float(found["value"][1]) for found in memory]
+    _say(f"the operator's memory with {IDLE_RUNS} idle runs", values, "MiB", (150.0,), False)
+    installed.kubectl("delete", "trainingrun", "--all", "--wait=true")
+
+
 def _manifest(name: str, quick: bool, spares: int = 1) -> str:
     if quick:
         return a_run(name, tokens="200k")
@@ -233,7 +270,7 @@ def _say(name: str, values: list[float], unit: str, goals: tuple[float, ...], qu
         "value": round(median, 3),
         "spread": [round(min(values), 3), round(most, 3)],
         "unit": unit,
-        "goal": "<= " + " / ".join(f"{goal:g} s" for goal in goals),
+        "goal": "<= " + " / ".join(f"{goal:g} {unit}" for goal in goals),
         "holds": holds,
         "quick": quick,
     }
