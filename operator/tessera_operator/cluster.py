@@ -17,6 +17,7 @@ from tessera_api.resource import GROUP, VERSION
 MANAGER = "tessera-operator"
 REQUEST_SECONDS = 15.0
 PAGE = 500
+FORBIDDEN = 403
 NODE_LEASES = "kube-node-lease"
 """The namespace of the leases that kubelets renew."""
 

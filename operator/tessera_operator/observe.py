@@ -16,7 +16,7 @@ from tessera_api.resolved_run import ResolvedRun
 from tessera_api.training_run import TrainingRun
 from tessera_api.training_run_status import TrainingRunStatus
 from tessera_operator import names
-from tessera_operator.cluster import NODE_LEASES, Cluster, Json, core, jobs, lease, node, ours
+from tessera_operator.cluster import FORBIDDEN, NODE_LEASES, Cluster, ClusterError, Json, core, jobs, lease, node, ours
 from tessera_operator.coordinators import Coordinators, readable
 from tessera_operator.core.view import Answer, Machine, Pod, View
 from tessera_operator.profiles import Settings
@@ -232,7 +232,13 @@ async def machines(cluster: Cluster, names_of_nodes: Iterable[str]) -> dict[str,
 
 
 async def _machine(cluster: Cluster, name: str, renewed: float | None, newest: float) -> Machine | None:
-    document = await cluster.get(node(name))
+    try:
+        document = await cluster.get(node(name))
+    except ClusterError as error:
+        if error.status != FORBIDDEN:
+            raise
+        # With rights in some namespaces only: the lease, which goes with its node, tells as much.
+        return Machine(True, newest - renewed, renewed) if renewed is not None else None
     if document is None:
         return None
     conditions = (document.get("status") or {}).get("conditions") or []

@@ -1,0 +1,16 @@
+{{/*
+What the operator may do where runs are. No right to read Secrets, to run commands in pods, or to pass on rights. A run's
+key is created and never read.
+*/}}
+{{- define "tessera.rules" -}}
+- {apiGroups: [tessera.dev], resources: [trainingruns, datasetbuilds], verbs: [get, list, watch]}
+- {apiGroups: [tessera.dev], resources: [trainingruns/status, datasetbuilds/status], verbs: [patch]}
+- {apiGroups: [""], resources: [pods], verbs: [get, list, watch, create, delete]}
+- {apiGroups: [""], resources: [services], verbs: [get, create, patch]}
+- {apiGroups: [""], resources: [configmaps], verbs: [get, create]}
+- {apiGroups: [""], resources: [secrets], verbs: [create]}
+- {apiGroups: [""], resources: [events], verbs: [create]}
+- {apiGroups: [batch], resources: [jobs], verbs: [get, list, watch, create]}
+# Owner references that hold their owner back until the children are gone.
+- {apiGroups: [tessera.dev], resources: [trainingruns/finalizers, datasetbuilds/finalizers], verbs: [update]}
+{{- end }}
