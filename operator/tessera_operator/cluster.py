@@ -91,6 +91,10 @@ class Cluster:
             raise
         return True
 
+    async def judge(self, path: str, document: Json) -> None:
+        """Have a new object judged as a strict server does, without keeping it. Raises ClusterError with its words."""
+        await self._call("POST", path, {"dryRun": "All", "fieldValidation": "Strict"}, document)
+
     async def apply(self, path: str, document: Json) -> None:
         """Server-side apply of a whole object."""
         query = {"fieldManager": MANAGER, "force": "true"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -10,7 +11,10 @@ from typing import Any
 
 import pytest
 import yaml
+from kubernetes.aio import client, config
 
+from tessera_operator.cluster import Cluster
+from tessera_operator.installation_check import check
 from tessera_operator.manifests.run import Owner, coordinator_pod
 from tessera_operator.profiles import Settings
 from tests.cluster.control_plane import ControlPlane
@@ -111,6 +115,26 @@ def test_the_operator_may_not_read_secrets_nor_pass_on_rights_nor_enter_pods(hel
         assert not any("/" in resource and resource.startswith("pods/") for resource in rule["resources"])
         if "secrets" in rule["resources"]:
             assert rule["verbs"] == ["create"]
+
+
+def test_helm_test_has_the_server_judge_a_build_and_a_run(plane: ControlPlane) -> None:
+    async def story(namespace: str) -> list[str]:
+        await config.load_kube_config(str(plane.kubeconfig))
+        cluster = Cluster(client.ApiClient())
+        try:
+            return await check(cluster, namespace)
+        finally:
+            await cluster.close()
+
+    plane.kubectl("create", "namespace", "judging")
+    assert asyncio.run(story("judging")) == []
+    kept = plane.kubectl("get", "trainingruns,datasetbuilds", "--namespace", "judging", "-o", "name")
+    assert kept.stdout == ""
+    wrong = asyncio.run(story("nowhere"))
+    assert [line.split(":")[0] for line in wrong] == [
+        "a right DatasetBuild is refused",
+        "a right TrainingRun is refused",
+    ]
 
 
 def test_the_operators_pod_is_restricted_and_of_several_one_may_be_evicted(helm: Path) -> None:
