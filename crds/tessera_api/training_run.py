@@ -9,7 +9,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, StrictBool, StrictInt
+from pydantic import Field, StrictBool, StrictInt, StringConstraints
 
 from tessera_api.quantity import MOST_TOKENS, DecimalString, TokenCount, Weight
 from tessera_api.recipes import RecipeName
@@ -35,6 +35,10 @@ _TOKENS_OF_TEXT = (
     "isQuantity(string(self.training.tokens)) && quantity(string(self.training.tokens)).isInteger()"
     f" ? quantity(string(self.training.tokens)).asInteger() : {MOST_TOKENS}"
 )
+OPERATOR = "tessera.dev/operator"
+"""How Tessera's operator is called in `managedBy`."""
+_CONTROLLER = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
+_CLASS = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
 _NEW_RUN = "create a new run, which can start from this one with model.from.run"
 
 
@@ -273,8 +277,18 @@ class TrainingRunSpec(Document):
     """Where the run's folder lies."""
     suspend: StrictBool = False
     """Stop at the next step, with a commit, and give all nodes back; false goes on from there. On a cluster only."""
+    managed_by: Annotated[str, StringConstraints(max_length=253, pattern=_CONTROLLER)] = OPERATOR
+    """The controller that looks after the run: another than tessera.dev/operator has Tessera's leave it alone. On a
+    cluster only."""
+    priority_class_name: Annotated[str, StringConstraints(max_length=253, pattern=_CLASS)] | None = None
+    """The PriorityClass of the run's pods, from the next start on. On a cluster only."""
+    ttl_seconds_after_finished: Annotated[StrictInt, Field(ge=0, le=31_536_000)] | None = None
+    """Delete the resource so many seconds after the run's end; what it has stored stays. On a cluster only."""
 
-    FREEZES = tuple(Freeze(field, _NEW_RUN) for field in ("method", "model", "data", "training", "storage"))
+    FREEZES = (
+        *(Freeze(field, _NEW_RUN) for field in ("method", "model", "data", "training", "storage")),
+        Freeze("managedBy", "delete the run and create it anew: it goes on from its storage"),
+    )
     RULES = (
         Rule(
             cel="self.nodes.max * self.nodes.processesPerNode <= self.training.globalBatch / self.training.unit",

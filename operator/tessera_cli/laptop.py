@@ -20,6 +20,9 @@ from tessera_api.training_run import TrainingRun
 from tessera_cli.refusal import Refused
 from tessera_cli.workplace import Workplace
 
+CLUSTER_ONLY = ("managedBy", "priorityClassName", "ttlSecondsAfterFinished")
+"""Fields of a run that mean nothing on one machine."""
+
 Resource = TypeVar("Resource", TrainingRun, DatasetBuild)
 
 
@@ -96,7 +99,12 @@ def fit_run(
     ]
     overrides.append(Override(path=f"{label}: device", asked="accelerator", used=device.value, why=why))
     fitted = _changed(run, changes | ({"nodes": asked | changed} if changed else {}))
-    shown = overrides[:-1] if device is Device.CUDA else overrides
+    overrides += [
+        Override(path=f"{label}: spec.{field}", asked=str(value), used="nothing", why="it works on a cluster only")
+        for field in CLUSTER_ONLY
+        if (value := spec.model_dump(by_alias=True, exclude_defaults=True).get(field)) is not None
+    ]
+    shown = [override for override in overrides if device is not Device.CUDA or not override.path.endswith(": device")]
     return Fitted(fitted, tuple(shown)), device
 
 

@@ -32,6 +32,10 @@ class ClusterError(Exception):
         self.status = status
 
 
+class NamespaceEnding(ClusterError):
+    """The namespace is being deleted: nothing new is taken there."""
+
+
 class Cluster:
     """See the module."""
 
@@ -158,9 +162,18 @@ class Cluster:
             key = (verb, resource_of(path), status)
             self.requests[key] = self.requests.get(key, 0) + 1
         if status >= 400:
-            raise ClusterError(status, f"{verb} {path}: {_reason(text)}")
+            kind = NamespaceEnding if status == FORBIDDEN and _namespace_ends(text) else ClusterError
+            raise kind(status, f"{verb} {path}: {_reason(text)}")
         found: Json = json.loads(text)
         return found
+
+
+def _namespace_ends(text: bytes) -> bool:
+    try:
+        causes = (json.loads(text).get("details") or {}).get("causes") or []
+    except (ValueError, AttributeError):
+        return False
+    return any(cause.get("reason") == "NamespaceTerminating" for cause in causes)
 
 
 def _reason(text: bytes) -> str:

@@ -12,9 +12,10 @@ from collections.abc import Callable
 
 from tessera_api.dataset_build import DatasetBuildStatus
 from tessera_api.orders import StopRun
+from tessera_api.training_run import OPERATOR
 from tessera_api.training_run_status import TrainingRunStatus
 from tessera_operator.act import begin_run, delete_pods, make_build, make_pods, say, tell_endings
-from tessera_operator.cluster import Cluster, ours
+from tessera_operator.cluster import Cluster, NamespaceEnding, ours
 from tessera_operator.coordinators import Coordinators
 from tessera_operator.core import build_decision
 from tessera_operator.core.build_decision import BuildView
@@ -26,6 +27,7 @@ from tessera_operator.keys import run_key
 from tessera_operator.observe import (
     Found,
     Known,
+    Pinned,
     Unreadable,
     find,
     machines,
@@ -90,12 +92,16 @@ class Reconciler:
             return await (self._run(found) if key.kind == RUN else self._build(found))
         except Overtaken:
             return SOON
+        except NamespaceEnding:
+            return await self._orphans(key) if key.kind == RUN else None
         except Unreadable as error:
             logger.error("%s %s/%s: %s", key.kind, key.namespace, key.name, error)
             return None
 
     async def _run(self, found: Found) -> float | None:
         run = read_run(found)
+        if run.spec.managed_by != OPERATOR:
+            return None  # another controller's
         status = run.status or TrainingRunStatus()
         start = await pinned(self._cluster, found, status.start or 1)
         if written_end(status) is not None or start is None:
@@ -110,6 +116,15 @@ class Reconciler:
         view = await view_run(self._cluster, found, known, self._coordinators)
         plan = decide(view)
         self._lost[found.uid] = plan.avoided
+        if plan.expired:
+            logger.info("run %s/%s deleted: its time after the end is over", found.namespace, found.name)
+            await self._cluster.delete(ours(found.namespace, RUN, found.name), found.uid)
+            return None
+        await self._carry_out(found, view, plan, start)
+        return plan.look_again
+
+    async def _carry_out(self, found: Found, view: View, plan: Plan, start: Pinned | None) -> None:
+        """What is counted first, then pods and orders, the status last."""
         if start is not None and plan.over is None:
             found = await self._count(found, view, plan)
         if plan.blocked is not None:
@@ -125,10 +140,10 @@ class Reconciler:
             self._coordinators.stop(found.uid, StopRun(reason=SUSPENDED, deadline_seconds=STOP_SECONDS))
         await delete_pods(self._cluster, found.namespace, plan.delete)
         await self._write_run(found, view, plan)
-        return plan.look_again
 
     async def _orphans(self, key: Key) -> float | None:
-        """The run is gone, and its pods are being deleted: those on lost nodes leave the API by our hand alone."""
+        """The run is gone, or its namespace is about to be, and its pods are being deleted: those on lost nodes leave
+        the API by our hand alone."""
         pods = [pod for pod in await pods_named(self._cluster, key.namespace, key.name, None) if pod.deleting]
         known = await machines(self._cluster, [pod.node for pod in pods if pod.node is not None])
         for pod in pods:

@@ -122,3 +122,12 @@ def test_a_named_accelerator_that_is_not_here_is_refused_with_the_way_to_use_the
 def test_a_suspended_run_is_not_started_here() -> None:
     with pytest.raises(Refused, match="suspend is true"):
         fit_run(training_run("suspend=true"), PLACE, (), LAPTOP)
+
+
+def test_what_works_on_a_cluster_only_is_said_to_do_nothing_here() -> None:
+    run = training_run("ttlSecondsAfterFinished=60")
+
+    fitted, _ = fit_run(run, PLACE, ("ttlSecondsAfterFinished=60",), LAPTOP)
+
+    told = [override for override in fitted.overrides if override.path.endswith("ttlSecondsAfterFinished")]
+    assert [(override.asked, override.used) for override in told] == [("60", "nothing")]

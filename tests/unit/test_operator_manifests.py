@@ -20,7 +20,7 @@ from tessera_operator.manifests.run import (
     worker_pod,
 )
 from tessera_operator.profiles import Profile, Settings
-from tests.unit.operator_world import a_start
+from tests.unit.operator_world import a_run, a_start
 from tests.unit.test_operator_builds import BUILD
 
 OWNER = Owner("team", "gpt", "uid-1")
@@ -167,3 +167,15 @@ def test_the_longest_names_fit_kubernetes() -> None:
         names.build_name(longest),
     ):
         assert len(name) <= 63
+
+
+def test_all_pods_of_a_run_have_its_priority() -> None:
+    urgent = a_start(a_run(priorityClassName="urgent"))
+
+    pods = (
+        worker_pod(OWNER, urgent, SETTINGS, GPU, Place("n1", 0)),
+        coordinator_pod(OWNER, urgent, SETTINGS, "c0", 0),
+    )
+
+    assert [pod["spec"]["priorityClassName"] for pod in pods] == ["urgent", "urgent"]
+    assert "priorityClassName" not in WORKER["spec"]

@@ -1,4 +1,5 @@
-"""A run whose number of nodes is changed while it runs, and one whose pods end at their memory limit."""
+"""A run whose number of nodes is changed while it runs, one whose pods end at their memory limit, one that has ended
+and is to go."""
 
 from __future__ import annotations
 
@@ -6,11 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 from tessera_api.orders import Size
+from tessera_api.times import stamp
 from tessera_api.training_run import TrainingRun
 from tessera_api.training_run_status import PodAttempts, TrainingRunStatus
 from tessera_operator.core.run_decision import decide
 from tessera_operator.core.slots import MakePod
-from tests.unit.operator_world import ALL_COUNTED, NOW, PODS, a_pod, a_run, a_view
+from tests.unit.operator_world import ALL_COUNTED, NOW, PODS, a_pod, a_run, a_view, an_answer, condition
+
+STAMP = stamp(NOW)
 
 
 def test_a_node_that_is_no_longer_wanted_is_asked_to_leave_and_goes_once_it_trains_no_more() -> None:
@@ -58,3 +62,17 @@ def test_a_run_that_has_made_steps_is_not_ended_by_pods_at_their_memory_limit() 
     answer = replace(ALL_COUNTED, status=TrainingRunStatus(step="7/97"))
 
     assert decide(a_view(run=run, pods=pods, answer=answer)).over is None
+
+
+def test_a_run_is_deleted_once_its_time_after_the_end_is_over_and_not_before_its_end_is_written() -> None:
+    ended = condition("Succeeded", "True").model_copy(update={"last_transition_time": STAMP})
+    over = TrainingRunStatus(conditions=(ended,))
+    view = a_view(run=a_run(over, ttlSecondsAfterFinished=600), pods=(), answer=None)
+
+    waiting, gone = decide(replace(view, now=NOW + 590)), decide(replace(view, now=NOW + 601))
+
+    assert (waiting.expired, waiting.look_again) == (False, 10.0)
+    assert gone.expired
+    said = an_answer(closed="complete", status=over)
+    assert not decide(a_view(run=a_run(ttlSecondsAfterFinished=0), answer=said)).expired
+    assert not decide(replace(view, run=a_run(over), now=NOW + 10**8)).expired

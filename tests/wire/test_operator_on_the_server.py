@@ -151,11 +151,11 @@ def test_a_build_and_a_run_go_their_way_from_apply_to_pods(plane: ControlPlane) 
             assert await reconciler.work(gpt) == 0.0  # key, services, run.json: pods come with the next pass
             await reconciler.work(gpt)
             pods = await cluster.list(core("way", "pods"), "tessera.dev/run=gpt")
-            assert names(pods) == ["gpt-c0-0", "gpt-n0-0", "gpt-n1-0", "gpt-n2-0"]
+            assert names(pods) == ["gpt-c0-0", "gpt-c1-0", "gpt-n0-0", "gpt-n1-0", "gpt-n2-0"]
             uid = shown(plane, "way", "trainingrun", "gpt")["metadata"]["uid"]
             assert shown(plane, "way", "secret", f"gpt-key-{uid[:8]}")["immutable"] is True
             services = await cluster.list(core("way", "services"), "tessera.dev/run=gpt")
-            assert names(services) == ["gpt-coordinator-c0", "gpt-nodes"]
+            assert names(services) == ["gpt-coordinator-c0", "gpt-coordinator-c1", "gpt-nodes"]
             before = dict(cluster.requests)
             await reconciler.work(gpt)
             written = {key: n for key, n in cluster.requests.items() if key[0] != "GET" and n > before.get(key, 0)}
@@ -164,7 +164,7 @@ def test_a_build_and_a_run_go_their_way_from_apply_to_pods(plane: ControlPlane) 
     run(story())
 
 
-@pytest.mark.parametrize("writes", range(10))
+@pytest.mark.parametrize("writes", range(13))
 def test_an_operator_may_die_at_every_write_and_the_next_one_makes_it_good(plane: ControlPlane, writes: int) -> None:
     async def story() -> None:
         namespace = f"dying-{writes}"
@@ -180,9 +180,9 @@ def test_an_operator_may_die_at_every_write_and_the_next_one_makes_it_good(plane
             while await reconciler.work(gpt) == 0.0:
                 pass
             pods = await cluster.list(core(namespace, "pods"), "tessera.dev/run=gpt")
-            assert names(pods) == ["gpt-c0-0", "gpt-n0-0", "gpt-n1-0", "gpt-n2-0"]
+            assert names(pods) == ["gpt-c0-0", "gpt-c1-0", "gpt-n0-0", "gpt-n1-0", "gpt-n2-0"]
             services = await cluster.list(core(namespace, "services"), "tessera.dev/run=gpt")
-            assert names(services) == ["gpt-coordinator-c0", "gpt-nodes"]
+            assert names(services) == ["gpt-coordinator-c0", "gpt-coordinator-c1", "gpt-nodes"]
             assert shown(plane, namespace, "trainingrun", "gpt")["status"]["phase"] == "Starting"
 
     run(story())
@@ -266,14 +266,19 @@ def test_a_run_waits_until_what_an_older_one_of_its_name_had_is_gone(plane: Cont
             with pytest.raises(InTheWay, match="services gpt-nodes is still that of an older run"):
                 await reconciler.work(gpt)
 
-            for name in ("service/gpt-nodes", "service/gpt-coordinator-c0", "configmap/gpt-start-1"):
+            for name in (
+                "service/gpt-nodes",
+                "service/gpt-coordinator-c0",
+                "service/gpt-coordinator-c1",
+                "configmap/gpt-start-1",
+            ):
                 plane.kubectl("delete", name, "--namespace", "again")  # as garbage collection does
             plane.kubectl("delete", "pods", "--all", "--namespace", "again", "--grace-period=0", "--force")
             await passes(reconciler, gpt, 2)
             uid = shown(plane, "again", "trainingrun", "gpt")["metadata"]["uid"]
             pods = await cluster.list(core("again", "pods"), "tessera.dev/run=gpt")
             assert {pod["metadata"]["ownerReferences"][0]["uid"] for pod in pods} == {uid}
-            assert len(pods) == 4
+            assert len(pods) == 5
 
     run(story())
 
@@ -333,7 +338,7 @@ def test_a_run_is_suspended_and_goes_on_with_other_nodes_as_another_start(plane:
             assert plane.kubectl(*PATCH_SPEC, "sleep", "-p", awake).returncode == 0
             hearing.said = None
             await passes(reconciler, gpt, 2)
-            assert names(await cluster.list(core("sleep", "pods"))) == ["gpt-c0-1", "gpt-n0-1"]
+            assert names(await cluster.list(core("sleep", "pods"))) == ["gpt-c0-1", "gpt-c1-1", "gpt-n0-1"]
             started = json.loads(shown(plane, "sleep", "configmap", "gpt-start-2")["data"]["run.json"])
             assert (started["start"], started["run"]["spec"]["nodes"]["count"]) == (2, 1)
             selector = shown(plane, "sleep", "service", "gpt-coordinator-c0")["spec"]["selector"]

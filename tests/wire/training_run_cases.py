@@ -6,6 +6,7 @@ from tests.wire.contract_cases import GONE, NAME_WORDS, TRAINING_RUN, URI_WORDS,
 
 _DECIMAL = r"should match '^[0-9]{1,12}(\.[0-9]{1,12})?([eE][-+]?[0-9]{1,2})?$'"
 _SECRET = "should match '^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$'"
+_CONTROLLER = "should match '^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$'"
 _NAME = "should match '^[a-z]([-a-z0-9]*[a-z0-9])?$'"
 _TOKENS = r"should match '^([0-9]{1,15}|10{15}|[0-9]{1,6}(\.[0-9]{1,3})?[kMGT])$'"
 _WEIGHT = r"should match '^[0-9]{1,4}(\.[0-9]{1,3})?$'"
@@ -151,6 +152,13 @@ _BOUNDS = (
     _run("spec.storage.uri", "s3://m/" + "x" * 1018, "Too long: may not be more than 1024 bytes", "s3://mmm"),
     _run("spec.storage", GONE, "Required value", {"uri": "s3://models"}),
     _run("spec.suspend", "yes", 'must be of type boolean: "string"', True),
+    _run("spec.managedBy", "kueue", _CONTROLLER, "kueue.x-k8s.io/multikueue"),
+    _run("spec.managedBy", "a.example/" + "x" * 244, "Too long: may not be more than 253 bytes", "a.example/X"),
+    _run("spec.priorityClassName", "High", _SECRET, "high"),
+    _run("spec.priorityClassName", "x" * 254, "Too long: may not be more than 253 bytes", "x" * 253),
+    _run("spec.ttlSecondsAfterFinished", -1, "should be greater than or equal to 0", 0),
+    _run("spec.ttlSecondsAfterFinished", 31_536_001, "should be less than or equal to 31536000", 31_536_000),
+    _run("spec.ttlSecondsAfterFinished", "1h", 'must be of type integer: "string"', 3600),
     _run("spec.nodes.accelerator", "H100", _NAME, "nvidia-h100-sxm"),
     _run("spec.nodes.accelerator", "x" * 41, "Too long: may not be more than 40 bytes", "x" * 40),
     _run("spec.storage.secretRef", {}, "Required value", {"name": "models-s3"}, "spec.storage.secretRef.name"),
@@ -178,12 +186,14 @@ FROZEN_FIELDS = (
     (TRAINING_RUN, "data", {"sequenceLength": 72, "mix": [{"dataset": "stdlib", "weight": "1"}]}),
     (TRAINING_RUN, "training", {**TRAINING_RUN["spec"]["training"], "tokens": "65k"}),
     (TRAINING_RUN, "storage", {"uri": "s3://models/elsewhere"}),
+    (TRAINING_RUN, "managedBy", "a.example/controller"),
 )
 
 DEFAULTS: dict[str, Any] = {
     "spec.checkpoint": {"every": 500, "keep": 3},
     "spec.nodes.accelerator": "cpu",
     "spec.suspend": False,
+    "spec.managedBy": "tessera.dev/operator",
     "spec.nodes.spares": 0,
     "spec.nodes.processesPerNode": 1,
     "spec.training.schedule.minimumShare": "0.1",

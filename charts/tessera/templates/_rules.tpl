@@ -4,6 +4,7 @@ key is created and never read.
 */}}
 {{- define "tessera.rules" -}}
 - {apiGroups: [tessera.dev], resources: [trainingruns, datasetbuilds], verbs: [get, list, watch]}
+- {apiGroups: [tessera.dev], resources: [trainingruns], verbs: [delete]}   # ttlSecondsAfterFinished
 - {apiGroups: [tessera.dev], resources: [trainingruns/status, datasetbuilds/status], verbs: [patch]}
 - {apiGroups: [""], resources: [pods], verbs: [get, list, watch, create, delete]}
 - {apiGroups: [""], resources: [services], verbs: [get, create, patch]}

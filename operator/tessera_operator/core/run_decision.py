@@ -5,7 +5,7 @@ Phase is output, never input. The first rule that speaks ends the list.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tessera_api.data_fit import unfit_data
 from tessera_api.exit_codes import ExitCode
@@ -69,6 +69,8 @@ class Plan:
     """How many nodes the run is to have, which are to leave."""
     suspended: bool = False
     """Nothing of the run is there, and nothing is wanted."""
+    expired: bool = False
+    """The resource has outlived its time after the run's end: delete it."""
     start: int | None = None
     """The start that comes next, where it is not the one before."""
     look_again: float | None = LATER
@@ -92,7 +94,7 @@ def decide(view: View) -> Plan:
         blocked = blocked_by(view)
         return Plan(begin=blocked is None, blocked=blocked, look_again=LATER if blocked else 0.0)
     if (over := ended(view)) is not None:
-        return Plan(delete=tuple(_leftovers(view)), over=over, look_again=SOON if _restless(view) else None)
+        return _after(view, over)
     if view.run.spec.suspend:
         return _suspend(view)
     wanted = attempts(view)
@@ -133,6 +135,16 @@ def _size(view: View) -> Size | None:
     if nodes.processes_per_node != begun.processes_per_node:
         return None
     return Size(count=nodes.count, min=nodes.min, leaving=leaving(view))
+
+
+def _after(view: View, over: Over) -> Plan:
+    """The run has ended: what is left of it goes, and in the end the resource, if that is wished for."""
+    plan = Plan(delete=tuple(_leftovers(view)), over=over, look_again=SOON if _restless(view) else None)
+    kept = view.run.spec.ttl_seconds_after_finished
+    if kept is None or written_end(view.status) is None:
+        return plan
+    left = _ended_at(view) + kept - view.now
+    return replace(plan, expired=left <= 0, look_again=min(plan.look_again or left, max(left, 0.2)))
 
 
 def _suspend(view: View) -> Plan:

@@ -123,6 +123,7 @@ def coordinator_pod(owner: Owner, resolved: ResolvedRun, settings: Settings, slo
         # Kubernetes starts a program that ended again, without a word to anybody: quicker than a new pod.
         restartPolicy="OnFailure",
         terminationGracePeriodSeconds=10,
+        **_priority(resolved),
     )
     metadata = owner.metadata(name, names.COORDINATOR, **labels)
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
@@ -161,6 +162,7 @@ def worker_pod(owner: Owner, resolved: ResolvedRun, settings: Settings, profile:
         tolerations=list(profile.tolerations),
         affinity=(_apart(owner) if profile.one_pod_per_host else {}) | _elsewhere(place),
         terminationGracePeriodSeconds=30,
+        **_priority(resolved),
     )
     labels = {names.SLOT_LABEL: place.slot, names.ATTEMPT_LABEL: str(place.attempt)}
     metadata = owner.metadata(name, names.WORKER, **labels)
@@ -190,6 +192,11 @@ def _off(settings: Settings) -> Manifest:
     expressions = [{"key": key, "operator": "NotIn", "values": [value]} for key, value in sorted(chosen)]
     preferred = [{"weight": 50, "preference": {"matchExpressions": expressions}}]
     return {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": preferred}}
+
+
+def _priority(resolved: ResolvedRun) -> Manifest:
+    name = resolved.run.spec.priority_class_name
+    return {"priorityClassName": name} if name is not None else {}
 
 
 def _elsewhere(place: Place) -> Manifest:
