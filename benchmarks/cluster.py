@@ -183,6 +183,7 @@ def _steady(installed: Installation) -> None:
     prometheus.start()
     installed.apply(_manifest("steady", False))
     installed.wait("it trains", lambda: step_of(installed.status("steady")) > 25, 240)
+    prometheus.find()
     time.sleep(60)  # its beginning is no steady state
     written = 'sum(tessera_operator_api_requests_total{verb!="GET",resource!="leases"})'
     counts = []

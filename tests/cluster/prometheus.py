@@ -1,4 +1,5 @@
-"""A real Prometheus in the control plane's namespace, which finds what to scrape through the API server."""
+"""A real Prometheus in the control plane's namespace. Debian's knows no Kubernetes: what it scrapes is looked up here, as
+a PodMonitor has it, and handed over in a file that Prometheus watches."""
 
 import json
 import subprocess
@@ -12,7 +13,7 @@ import yaml
 
 from tests.cluster.control import Control
 from tests.cluster.network import CONTROL, enter
-from tests.cluster.processes import succeeds, wait_until
+from tests.cluster.processes import run, succeeds, wait_until
 
 URL = "http://127.0.0.1:9090"
 SCRAPE = "2s"
@@ -34,25 +35,36 @@ class Prometheus:
 
     def start(self) -> None:
         """Until it is ready; its data is the cluster's."""
-        home = self.control.data / "prometheus"
+        home = self._home()
         home.mkdir(parents=True, exist_ok=True)
+        self.find()
         (home / "prometheus.yaml").write_text(yaml.safe_dump(self._settings()), encoding="utf-8")
         flags = (f"--config.file={home}/prometheus.yaml", f"--storage.tsdb.path={home}/data")
         self.control.daemons.start("prometheus", ("prometheus", *flags, "--web.listen-address=127.0.0.1:9090"), CONTROL)
         ready = (*enter(CONTROL), sys.executable, "-c", _ASK, URL, '["/api/v1/status/runtimeinfo"]')
         wait_until("Prometheus", lambda: succeeds(ready), START_SECONDS)
 
-    def _settings(self) -> dict[str, Any]:
-        """Every pod's port called `metrics`, as a PodMonitor would have it."""
-        source = {"role": "pod", "kubeconfig_file": str(self.control.identities.folder / "admin.kubeconfig")}
-        found = "__meta_kubernetes_pod_container_port_name"
-        relabelled = [
-            {"source_labels": [found], "regex": "metrics", "action": "keep"},
-            {"source_labels": ["__meta_kubernetes_pod_phase"], "regex": "Running", "action": "keep"},
-            {"source_labels": ["__meta_kubernetes_namespace"], "target_label": "namespace"},
-            {"source_labels": ["__meta_kubernetes_pod_name"], "target_label": "pod"},
+    def _home(self) -> Path:
+        return self.control.data / "prometheus"
+
+    def find(self) -> None:
+        """Every running pod's port called `metrics` is scraped from now on, with namespace and pod as labels."""
+        pods = json.loads(run((*self.control.kubectl(), "get", "pods", "--all-namespaces", "-o", "json")))["items"]
+        targets = [
+            {"targets": [f"{pod['status']['podIP']}:{port['containerPort']}"], "labels": _labels(pod)}
+            for pod in pods
+            if pod["status"].get("phase") == "Running"
+            for container in pod["spec"]["containers"]
+            for port in container.get("ports", ())
+            if port.get("name") == "metrics"
         ]
-        job = {"job_name": "tessera", "kubernetes_sd_configs": [source], "relabel_configs": relabelled}
+        temporary = self._home() / "targets.new"
+        temporary.write_text(json.dumps(targets), encoding="utf-8")
+        temporary.replace(self._home() / "targets.json")
+
+    def _settings(self) -> dict[str, Any]:
+        source = {"files": [str(self._home() / "targets.json")], "refresh_interval": SCRAPE}
+        job = {"job_name": "tessera", "file_sd_configs": [source]}
         return {
             "global": {"scrape_interval": SCRAPE, "evaluation_interval": SCRAPE},
             "rule_files": [str(self.rules)],
@@ -74,6 +86,10 @@ class Prometheus:
         done = subprocess.run(command, text=True, capture_output=True, timeout=60)
         assert done.returncode == 0, done.stderr
         return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def _labels(pod: dict[str, Any]) -> dict[str, str]:
+    return {"namespace": pod["metadata"]["namespace"], "pod": pod["metadata"]["name"]}
 
 
 def _encoded(query: str) -> str:

@@ -18,11 +18,12 @@ def series(metric: Described) -> str:
 
 
 def test_prometheus_finds_every_documented_metric_and_answers_every_panel(installed: Installation) -> None:
-    """Through the API server, as a PodMonitor would; the alerts' rules are healthy there, and silent."""
+    """On the ports that the chart's PodMonitors name; the alerts' rules are healthy there, and silent."""
     prometheus = Prometheus(installed.cluster.control, CHART / "files" / "alerts.yaml")
     prometheus.start()
     installed.train("measured", tokens="3M")
     installed.wait("it trains", lambda: step_of(installed.status("measured")) > 200, 300)
+    prometheus.find()
     of_this = '{namespace="team",run="measured"}'
 
     def counted() -> bool:
