@@ -28,7 +28,7 @@ from tessera_coordinator import last_words
 from tessera_coordinator.client import Address
 from tessera_coordinator.client import leads as answers_as_leader
 from tessera_coordinator.coordinator import Coordinator
-from tessera_coordinator.core.history import History
+from tessera_coordinator.core.history import History, IllegalEntry
 from tessera_coordinator.core.succession import Succession, first_in_line
 from tessera_coordinator.first_start import AnotherRun, be_the_same
 from tessera_coordinator.journal import read
@@ -176,6 +176,10 @@ async def _wait_for_the_lead(place: Place, log: RunLog) -> tuple[Lobby, Claim | 
         except StoreError as error:
             logger.warning("cannot lead without the log: %s", error)
             continue
+        except IllegalEntry:
+            if log.history.ended is None:
+                raise
+            break  # it ended at this moment: there is nothing to lead
         lobby.stop_listening()
         return lobby, term
     await lobby.dismiss(None)

@@ -1,5 +1,5 @@
-"""A real Prometheus in the control plane's namespace. Debian's knows no Kubernetes: what it scrapes is looked up here, as
-a PodMonitor has it, and handed over in a file that Prometheus watches."""
+"""A real Prometheus in the control plane's namespace. Debian's knows no Kubernetes: what it scrapes is looked up here,
+as a PodMonitor has it, and handed over in a file that Prometheus watches."""
 
 import json
 import subprocess

@@ -66,6 +66,7 @@ class LeaderSearch:
 
     async def _keep_leader(self) -> None:
         """One stream after the other, for ever, the endpoints in turn unless one is known to lead."""
+        self._heard = time.monotonic()  # before this nobody was looked for
         for turn in itertools.cycle(self._endpoints):
             self._at, self._next = self._next or turn, None
             self._attempt = asyncio.ensure_future(self._converse(self._at))
