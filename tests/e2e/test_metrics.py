@@ -40,7 +40,11 @@ def test_prometheus_finds_every_documented_metric_and_answers_every_panel(instal
         for panel in (*OF_A_RUN, *OF_THE_OPERATOR)
         for query in panel.queries.values()
     ]
-    assert [query for query, found in zip(queries, prometheus.ask(*queries), strict=True) if not found] == []
+
+    def unanswered() -> list[str]:
+        return [query for query, found in zip(queries, prometheus.ask(*queries), strict=True) if not found]
+
+    installed.wait("there are samples enough for rates", lambda: unanswered() == [], 60)
 
     seen, leads, nodes = prometheus.ask(
         f"tessera_run_step{of_this}", f"tessera_coordinator_leads{of_this}", f"tessera_run_nodes{of_this}"

@@ -49,8 +49,8 @@ def test_two_manifests_become_a_model_that_loads(installed: Installation) -> Non
     said = json.loads(installed.cluster.python(LOAD_EXPORT, "models", "runs/story-a/export/"))
     assert said["parameters"] > 100_000
     assert said["tokens"] > 4
-    tested = installed.cluster.helm("test", "tessera", "--namespace", "tessera-system", "--logs")
-    assert "a build and a run are judged as they should be" in tested
+    tested = installed.cluster.helm("test", "tessera", "--namespace", "tessera-system")
+    assert "Phase:          Succeeded" in tested
     print(f"the first status came after {waiting:.1f} s")
 
 
