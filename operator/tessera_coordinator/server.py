@@ -13,8 +13,6 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from pydantic import ValidationError
-
 from tessera_api.exit_codes import ExitCode
 from tessera_api.messages import (
     FROM_AGENT,
@@ -31,10 +29,9 @@ from tessera_api.messages import (
 )
 from tessera_api.orders import Reaped, Size, StatusQuestion, StopRun
 from tessera_api.stream import MessageStream, StreamClosed
-from tessera_api.wire import Side
 from tessera_coordinator.coordinator import Coordinator
 from tessera_coordinator.core.membership import State
-from tessera_coordinator.first_words import GREETING_SECONDS, hello_on
+from tessera_coordinator.door import Door, hello_on
 from tessera_coordinator.scribe import Scribe
 
 logger = logging.getLogger(__name__)
@@ -47,7 +44,6 @@ PRESSING_TICK_SECONDS = 0.02
 PUBLISH_SECONDS = 1.0
 ACK_SECONDS = 1.5
 """An agent whose beat is not answered for longer than this gets an answer to its next one: every other one's."""
-MAX_STREAMS = 8192
 MAX_MESSAGES_PER_SECOND = 500
 FAREWELL_SECONDS = 5.0
 STANDBY_SECONDS = 5.0
@@ -62,15 +58,14 @@ class Server:
     """See the module."""
 
     def __init__(self, coordinator: Coordinator, scribe: Scribe, key: bytes, name: str = "") -> None:
-        self._coordinator, self._scribe, self._key, self._name = coordinator, scribe, key, name
+        self._coordinator, self._scribe, self._name = coordinator, scribe, name
+        self._door = Door(key, self._serve)
         self._standbys: dict[str, float] = {}
         """When each coordinator that stands by last asked."""
         self._agents: dict[str, tuple[str, MessageStream]] = {}
-        self._streams: set[MessageStream] = set()
         self._controllers: set[MessageStream] = set()
         self._heard: dict[MessageStream, float] = {}
         """When an agent's stream last brought something."""
-        self._talks: set[asyncio.Task[None]] = set()
         self._alone = asyncio.Event()
         """No agent has a stream."""
         self._superseded: asyncio.Future[None] | None = None
@@ -82,7 +77,7 @@ class Server:
     async def serve(self, host: str, port: int, ready: Callable[[int], Awaitable[None]]) -> ExitCode:
         """Until the run is over or another coordinator leads. Raises Superseded, TermSeen, OSError (address in use)."""
         self._superseded = asyncio.get_running_loop().create_future()
-        server = await asyncio.start_server(self._accept, host, port, backlog=1024)
+        server = await asyncio.start_server(self._door.accept, host, port, backlog=1024)
         await ready(server.sockets[0].getsockname()[1])
         tasks = [
             asyncio.ensure_future(work)
@@ -100,46 +95,20 @@ class Server:
             if self._timer is not None:
                 self._timer.cancel()
             server.close()
-            await self._end_talks()
+            await self._door.close()
         closing = self._coordinator.membership.closing
         return closing.exit_code if closing else ExitCode.BUG
 
-    async def _end_talks(self) -> None:
-        """Close every stream and let those who serve them come to their end."""
-        for stream in tuple(self._streams):
-            stream.close()
-        if self._talks:
-            await asyncio.wait(self._talks, timeout=1.0)
-
     # ---- streams ---------------------------------------------------------------------------------------------------
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(self._streams) >= MAX_STREAMS:
-            writer.close()
-            return
-        talk = asyncio.current_task()
-        assert talk is not None
-        self._talks.add(talk)
-        talk.add_done_callback(self._talks.discard)
-        try:
-            stream = await MessageStream.begin(reader, writer, self._key, Side.SERVER, GREETING_SECONDS)
-        except StreamClosed as error:
-            logger.info("a stream was refused: %s", error)
-            return
-        self._streams.add(stream)
+    async def _serve(self, stream: MessageStream) -> None:
         try:
             await self._talk(stream)
-        except StreamClosed as error:
-            logger.info("a stream ended: %s", error)
-        except ValidationError as error:
-            logger.warning("a stream sent what is no message: %s", error)
         except TermSeen as error:
             if self._superseded is not None and not self._superseded.done():
                 self._superseded.set_exception(error)
         finally:
-            self._streams.discard(stream)
             self._controllers.discard(stream)
-            stream.close()
 
     async def _talk(self, stream: MessageStream) -> None:
         hello = await hello_on(stream)

@@ -6,14 +6,12 @@ alone, and the dashboard's uid never changes, so that links to it live.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from tessera_api.exit_codes import ExitCode
+from tessera_operator.generated import keep
 
 UID = "tessera-run"
 _RUN = 'namespace="$namespace",run="$run"'
@@ -213,20 +211,5 @@ def encoded() -> str:
     return json.dumps(dashboard(), indent=1) + "\n"
 
 
-def main() -> int:
-    """The command."""
-    parser = argparse.ArgumentParser(prog="python -m tessera_operator.dashboard")
-    parser.add_argument("file", type=Path, metavar="FILE")
-    parser.add_argument("--check", action="store_true", help="only say whether the file is as it would be made")
-    options = parser.parse_args()
-    if options.check:
-        same = options.file.exists() and options.file.read_text(encoding="utf-8") == encoded()
-        if not same:
-            print(f"{options.file} is not as its panels are: run make docs", file=sys.stderr)
-        return ExitCode.DONE if same else ExitCode.WRONG_INPUT
-    options.file.write_text(encoded(), encoding="utf-8")
-    return ExitCode.DONE
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(keep("tessera_operator.dashboard", encoded()))
