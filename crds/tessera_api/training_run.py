@@ -282,6 +282,9 @@ class TrainingRunSpec(Document):
     cluster only."""
     priority_class_name: Annotated[str, StringConstraints(max_length=253, pattern=_CLASS)] | None = None
     """The PriorityClass of the run's pods, from the next start on. On a cluster only."""
+    active_deadline_seconds: Annotated[StrictInt, Field(ge=1, le=315_360_000)] | None = None
+    """End the run, with a commit, once it has had nodes for so long: suspended or waiting for nodes does not count. On
+    a cluster only."""
     ttl_seconds_after_finished: Annotated[StrictInt, Field(ge=0, le=31_536_000)] | None = None
     """Delete the resource so many seconds after the run's end; what it has stored stays. On a cluster only."""
 

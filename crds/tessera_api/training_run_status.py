@@ -116,5 +116,9 @@ class TrainingRunStatus(Document):
     """The newest generations that ended unplanned."""
     attempts: Annotated[tuple[PodAttempts, ...], Field(max_length=4400, json_schema_extra=keyed("slot"))] | None = None
     """Which pod of each slot is meant to be there, where it is not the first."""
+    active_seconds: Annotated[StrictInt, Field(ge=0)] | None = None
+    """Seconds in which the run has had nodes, over all its starts."""
+    active_at: Annotated[str, StringConstraints(max_length=40)] | None = None
+    """Up to when they were counted, RFC 3339; not there while the run has no nodes."""
     avoided: Annotated[tuple[AvoidedNode, ...], Field(max_length=64, json_schema_extra=keyed("node"))] | None = None
     """Nodes that the run has lost and that have not come back, the newest 64."""

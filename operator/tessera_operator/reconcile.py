@@ -19,7 +19,7 @@ from tessera_operator.cluster import Cluster, NamespaceEnding, ours
 from tessera_operator.coordinators import Coordinators
 from tessera_operator.core import build_decision
 from tessera_operator.core.build_decision import BuildView
-from tessera_operator.core.run_decision import STOP_SECONDS, SUSPENDED, Blocked, Plan, decide, written_end
+from tessera_operator.core.run_decision import STOP_SECONDS, Blocked, Plan, decide, may_stop, written_end
 from tessera_operator.core.run_status import run_status, worth_writing
 from tessera_operator.core.slots import DeletePod
 from tessera_operator.core.view import View
@@ -108,7 +108,7 @@ class Reconciler:
             self._coordinators.forget(found.uid)
         else:
             addresses = start.resolved.coordinator
-            self._coordinators.watch(found.uid, addresses, run_key(self._secret, found.uid), run.spec.suspend)
+            self._coordinators.watch(found.uid, addresses, run_key(self._secret, found.uid), may_stop(run))
         elsewhere = {
             node: since for uid, lost in self._lost.items() if uid != found.uid for node, since in lost.items()
         }
@@ -137,7 +137,7 @@ class Reconciler:
         if plan.size is not None:
             self._coordinators.size(found.uid, plan.size)
         if plan.stop:
-            self._coordinators.stop(found.uid, StopRun(reason=SUSPENDED, deadline_seconds=STOP_SECONDS))
+            self._coordinators.stop(found.uid, StopRun(reason=plan.stop, deadline_seconds=STOP_SECONDS))
         await delete_pods(self._cluster, found.namespace, plan.delete)
         await self._write_run(found, view, plan)
 

@@ -309,7 +309,7 @@ ASKED = a_run(suspend=True)
 def test_a_run_that_is_to_be_suspended_is_told_to_stop_and_its_pods_stay_until_it_has() -> None:
     plan = decide(a_view(run=ASKED))
 
-    assert (plan.stop, plan.suspended, plan.make, plan.delete) == (True, False, (), ())
+    assert (plan.stop, plan.suspended, plan.make, plan.delete) == ("the run is suspended", False, (), ())
 
 
 def test_a_pod_that_has_not_begun_is_given_back_at_once() -> None:
@@ -332,7 +332,7 @@ def test_a_run_that_has_stopped_gives_all_its_pods_back(change: dict[str, Any]) 
     plan = decide(a_view(run=ASKED, **change))
 
     assert {gone.name for gone in plan.delete} == {"gpt-c0-0", "gpt-c1-0", "gpt-n0-0", "gpt-n1-0", "gpt-n2-0"}
-    assert (plan.stop, plan.make, plan.over) == (False, (), None)
+    assert (plan.stop, plan.make, plan.over) == ("", (), None)
 
 
 def test_the_next_start_has_a_number_and_pods_of_its_own() -> None:

@@ -11,8 +11,10 @@ from tessera_api.data_fit import unfit_data
 from tessera_api.exit_codes import ExitCode
 from tessera_api.orders import Size
 from tessera_api.times import seconds_of
+from tessera_api.training_run import TrainingRun
 from tessera_api.training_run_status import PodAttempts, TrainingRunStatus
 from tessera_operator import names
+from tessera_operator.core.active_time import deadline_passed
 from tessera_operator.core.resolve import resolved_datasets
 from tessera_operator.core.slots import (
     DeletePod,
@@ -63,8 +65,8 @@ class Plan:
     delete: tuple[DeletePod, ...] = ()
     blocked: Blocked | None = None
     over: Over | None = None
-    stop: bool = False
-    """Order the run to stop at its next step, with a commit."""
+    stop: str = ""
+    """Why the run is to stop at its next step, with a commit; empty where it is not."""
     size: Size | None = None
     """How many nodes the run is to have, which are to leave."""
     suspended: bool = False
@@ -95,6 +97,8 @@ def decide(view: View) -> Plan:
         return Plan(begin=blocked is None, blocked=blocked, look_again=LATER if blocked else 0.0)
     if (over := ended(view)) is not None:
         return _after(view, over)
+    if (late := deadline_passed(view)) is not None:
+        return _end_in_time(view, late)
     if view.run.spec.suspend:
         return _suspend(view)
     wanted = attempts(view)
@@ -154,12 +158,32 @@ def _suspend(view: View) -> Plan:
         after = {slot: PodAttempts(slot=slot, attempt=numbers.get(slot, 0) + 1) for slot in {*slots_of(view), *numbers}}
         return Plan(attempts=after, suspended=True, start=view.start_number + 1, look_again=0.0)
     known = {entry.slot: entry for entry in view.status.attempts or ()}
-    workers = [pod for pod in view.pods if pod.role == names.WORKER]
-    stopped = view.answer is not None and view.answer.closed is not None
-    if stopped or all(pod.over for pod in workers) or _unheard(view):
+    if _has_stopped(view):
         return Plan(attempts=known, delete=tuple(_all(view)), look_again=SOON)
+    workers = [pod for pod in view.pods if pod.role == names.WORKER]
     idle = [DeletePod(pod.name, pod.uid, False, SUSPENDED) for pod in workers if pod.phase == "Pending"]
-    return Plan(attempts=known, stop=True, delete=tuple(idle), look_again=SOON)
+    return Plan(attempts=known, stop=SUSPENDED, delete=tuple(idle), look_again=SOON)
+
+
+def _has_stopped(view: View) -> bool:
+    """Whether an order to stop was obeyed, or nobody is there to obey it."""
+    closed = view.answer is not None and view.answer.closed is not None
+    return closed or all(pod.over for pod in view.pods if pod.role == names.WORKER) or _unheard(view)
+
+
+def _end_in_time(view: View, late: str) -> Plan:
+    """The run has had its time: it commits its step, then it has failed."""
+    known = {entry.slot: entry for entry in view.status.attempts or ()}
+    if not view.pods or _has_stopped(view):
+        words = f"{late}: delete the run and create it with more time, and it goes on from its last commit"
+        return Plan(attempts=known, over=Over(False, "DeadlineExceeded", words), look_again=SOON)
+    return Plan(attempts=known, stop=late, look_again=SOON)
+
+
+def may_stop(run: TrainingRun) -> bool:
+    """Whether an order to stop that was given still stands."""
+    limit, seconds = run.spec.active_deadline_seconds, run.status.active_seconds if run.status else None
+    return run.spec.suspend or (limit is not None and (seconds or 0) >= limit)
 
 
 def _unheard(view: View) -> bool:

@@ -8,6 +8,7 @@ from tessera_api.resource import Condition
 from tessera_api.times import span, stamp
 from tessera_api.training_run_status import AvoidedNode, PodAttempts, RunPhase, TrainingRunStatus
 from tessera_operator import names
+from tessera_operator.core.active_time import active_time
 from tessera_operator.core.run_decision import Over, Plan
 from tessera_operator.core.view import View
 
@@ -32,6 +33,7 @@ def run_status(view: View, plan: Plan) -> TrainingRunStatus:
     entries = plan.attempts or {entry.slot: entry for entry in view.status.attempts or ()}
     moved = tuple(entry for entry in entries.values() if entry != PodAttempts(slot=entry.slot, attempt=0))
     phase = _phase(view, plan, over)
+    active = active_time(view, over is not None or plan.suspended)
     return TrainingRunStatus(
         **shown,
         conditions=_timed(view, _conditions(view, plan, phase)),
@@ -40,6 +42,8 @@ def run_status(view: View, plan: Plan) -> TrainingRunStatus:
         age=span(view.now - view.created),
         attempts=moved or None,
         start=plan.start or view.status.start,
+        active_seconds=active.seconds or view.status.active_seconds,
+        active_at=active.at,
         avoided=tuple(AvoidedNode(node=node, since=since) for node, since in plan.avoided.items()) or None,
     )
 
@@ -148,7 +152,9 @@ def _timed(view: View, found: list[tuple[str, str, str, str]]) -> tuple[Conditio
     return tuple(timed)
 
 
-NUMBERS = frozenset(("step", "loss", "tokens_per_second", "mfu", "goodput", "eta", "age"))
+NUMBERS = frozenset(
+    ("active_seconds", "active_at", "step", "loss", "tokens_per_second", "mfu", "goodput", "eta", "age")
+)
 
 
 def worth_writing(before: TrainingRunStatus, after: TrainingRunStatus) -> tuple[bool, bool]:
