@@ -135,9 +135,9 @@ def _leaders(installed: Installation) -> None:
             installed.kubectl("delete", "pod", installed.coordinators(name)["c1"])
             installed.wait("the first leads", lambda: leader(installed, name)[0] == "c0", 60)
         node = installed.node_of(installed.rank_0(name))
-        installed.wait("one stands by", lambda: stands_by(installed, name, "c1"), 120)
+        installed.wait("one stands by", lambda: stands_by(installed, name, "c1", 3), 120)
         if installed.node_of(installed.coordinators(name)["c1"]) != node:
-            put_on(installed, name, "c1", node)
+            put_on(installed, name, "c1", node, 3)
         t0 = time.time()
         installed.cluster.crash(0)
         installed.wait("the other leads", lambda: leader(installed, name)[0] == "c1", 60)
@@ -145,7 +145,7 @@ def _leaders(installed: Installation) -> None:
         installed.wait("steps are shipped", lambda t0=t0: installed.steps(name)[-1].time > t0 + 20, 60)  # type: ignore[misc]
         pauses.append(longest_pause(installed.steps(name), t0, t0 + 20))
         installed.cluster.restart(0)
-        installed.wait("the first stands by", lambda: stands_by(installed, name, "c0"), 180)
+        installed.wait("the first stands by", lambda: stands_by(installed, name, "c0", 3), 180)
         before = generations(installed, name)
         installed.cluster.kubectl(*scale, "--replicas=0")
         installed.cluster.control.daemons.stop("apiserver")

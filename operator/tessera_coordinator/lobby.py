@@ -7,13 +7,16 @@ the stream that it has, so that no agent has to miss its leader first.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from contextlib import suppress
 
-from tessera_api.messages import FROM_AGENT, Hello, LeaderSilence, Role, Standby, Welcome
+from tessera_api.messages import FROM_AGENT, Ack, Hello, LeaderSilence, Role, Standby, Welcome
 from tessera_api.stream import MessageStream, StreamClosed
 from tessera_coordinator.core.succession import Succession
 from tessera_coordinator.door import Door, hello_on
+
+logger = logging.getLogger(__name__)
 
 IDLE_SECONDS = 30.0
 
@@ -58,6 +61,7 @@ class Lobby:
             del self._witnesses[older]
             older.close()
         self._witnesses[stream] = hello.node
+        logger.info("hears %d nodes", self.witnesses)
         try:
             while True:
                 message = FROM_AGENT.validate_python((await stream.receive(IDLE_SECONDS)).body)
@@ -65,6 +69,13 @@ class Lobby:
                     raise StreamClosed(f"a witness may not say {message.kind}")
                 if stream in self._witnesses:
                     self._succession.said(hello.node, message.seconds, time.monotonic())
+                stream.send(Ack(sequence=0))  # else a witness could not tell this coordinator from a dead one
         finally:
             if self._witnesses.pop(stream, None) is not None:
                 self._succession.gone(hello.node)
+                logger.info("hears %d nodes", self.witnesses)
+
+    @property
+    def witnesses(self) -> int:
+        """How many nodes are heard."""
+        return len(self._witnesses)

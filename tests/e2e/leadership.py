@@ -23,21 +23,23 @@ def longest_pause(steps: list[Step], began: float, ended: float) -> float:
     return max(b.time - a.time for a, b in pairwise(steps) if b.time > began and a.time < ended)
 
 
-def stands_by(installed: Installation, run: str, slot: str) -> bool:
-    """Whether the coordinator of that slot runs and says that it stands by."""
+def stands_by(installed: Installation, run: str, slot: str, nodes: int) -> bool:
+    """Whether the coordinator of that slot runs, stands by, and hears so many nodes: then it can take the lead."""
     name = installed.coordinators(run).get(slot)
-    return name is not None and "standing by on" in installed.kubectl("logs", name, "--tail=50", check=False)
+    said = installed.kubectl("logs", name, "--tail=200", check=False).splitlines() if name is not None else []
+    heard = [line for line in said if "hears " in line]
+    return any("standing by on" in line for line in said) and bool(heard) and f"hears {nodes} nodes" in heard[-1]
 
 
-def put_on(installed: Installation, run: str, slot: str, node: int) -> None:
-    """Have the coordinator of a slot, which stands by, made anew on a node."""
+def put_on(installed: Installation, run: str, slot: str, node: int, nodes: int) -> None:
+    """Have the coordinator of a slot, which stands by, made anew on a node, until it hears the run's nodes."""
     others = [f"node{other}" for other in (0, *WORKERS) if other != node]
     before = installed.coordinators(run)[slot]
     installed.kubectl("cordon", *others)
     try:
         installed.kubectl("delete", "pod", before, "--wait=false")
         installed.wait("another is made", lambda: installed.coordinators(run).get(slot, before) != before, 60)
-        installed.wait("it stands by", lambda: stands_by(installed, run, slot), 60)
+        installed.wait("it stands by", lambda: stands_by(installed, run, slot, nodes), 60)
     finally:
         installed.kubectl("uncordon", *others)
     assert installed.node_of(installed.coordinators(run)[slot]) == node

@@ -36,7 +36,8 @@ def test_the_leading_coordinators_node_dies_and_then_one_with_the_leader_and_ran
     installed.wait("it trains", lambda: step_of(installed.status(run)) > 25, 300)
     node = installed.node_of(installed.rank_0(run))
     if installed.node_of(installed.coordinators(run)["c1"]) != node:
-        put_on(installed, run, "c1", node)
+        put_on(installed, run, "c1", node, 3)
+    installed.wait("one stands by", lambda: stands_by(installed, run, "c1", 3), 60)
     assert installed.node_of(installed.coordinators(run)["c0"]) == 0
     assert leader(installed, run)[0] == "c0"
 
@@ -50,7 +51,7 @@ def test_the_leading_coordinators_node_dies_and_then_one_with_the_leader_and_ran
     assert taken <= 5 * 6
 
     installed.cluster.restart(0)
-    installed.wait("the first stands by", lambda: stands_by(installed, run, "c0"), 180)
+    installed.wait("the first stands by", lambda: stands_by(installed, run, "c0", 3), 180)
     installed.cluster.kubectl(*scale, "--replicas=0")
     installed.cluster.control.daemons.stop("apiserver")
     crashed = installed.now()
@@ -79,7 +80,7 @@ def test_nothing_happens_to_a_run_whose_nodes_cannot_reach_its_coordinators_for_
     run = "story-k"
     installed.train(run, tokens="4M")
     installed.wait("it trains, with a spare", lambda: step_of(installed.status(run)) > 25, 300)
-    installed.wait("one stands by", lambda: stands_by(installed, run, "c1"), 60)
+    installed.wait("one stands by", lambda: stands_by(installed, run, "c1", 3), 60)
     before = {name: pod["metadata"]["uid"] for name, pod in installed.pods(run).items()}
     coordinators = installed.coordinators(run)
 

@@ -25,8 +25,8 @@ CONNECT_SECONDS = 2.0
 RETRY_SECONDS = 0.3
 AWAKE_SECONDS = 1.5
 """A report that is late by more was held up here: the leader's silence is counted anew."""
-STANDBY_SILENCE_SECONDS = 3600.0
-"""A standby says nothing for as long as it does not lead."""
+STANDBY_SILENCE_SECONDS = 4.0
+"""A standby answers each word; one that does not for so long is looked for anew."""
 
 Endpoint = tuple[str, int]
 
