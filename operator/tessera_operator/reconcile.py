@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 RUN, BUILD = "trainingruns", "datasetbuilds"
 ORPHANS_SECONDS = 5.0
 SOON = 0.2
-NUMBERS_SECONDS = 10.0
+NUMBERS_SECONDS = 12.0
 """How often a status is written of which only the numbers differ."""
 
 

@@ -31,7 +31,7 @@ from tessera_operator.core.slots import (
 from tessera_operator.core.view import Pod, View
 
 SOON = 5.0
-SETTLED = 10.0
+SETTLED = 12.0
 """A run in which nothing moves is looked at as often as its numbers are written; its coordinator wakes it before."""
 LATER = 60.0
 FAREWELL_SECONDS = 30.0
