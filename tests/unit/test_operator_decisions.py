@@ -105,7 +105,7 @@ def test_pods_that_end_at_once_again_and_again_are_made_ever_more_slowly() -> No
         later = decide(a_view(run=a_run(status), pods=(*PODS[:3], PODS[4]), now=NOW + 61))
         assert later.make == (MakePod("n1", quick),)
 
-    assert waits == [0.0, 2.0, 4.0, 8.0, 12.0, 12.0, 12.0, 12.0, 12.0]  # it looks every 10 s at the latest
+    assert waits == [0.0, 2.0, 4.0, 8.0, 12.0, 12.0, 12.0, 12.0, 12.0]  # it looks every 12 s at the latest
 
 
 def test_a_node_that_the_run_counts_no_more_is_replaced_elsewhere_and_its_host_avoided() -> None:
