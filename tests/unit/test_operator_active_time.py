@@ -12,7 +12,7 @@ from tessera_api.training_run_status import TrainingRunStatus
 from tessera_operator.core.active_time import ActiveTime, active_time
 from tessera_operator.core.run_decision import Over, decide, may_stop
 from tessera_operator.core.run_status import run_status, worth_writing
-from tests.unit.operator_world import ALL_COUNTED, NOW, PODS, a_run, a_view, an_answer
+from tests.unit.operator_world import ALL_COUNTED, NOW, PODS, a_run, a_view, an_answer, condition
 
 WAITING = tuple(replace(pod, phase="Pending", node=None) if pod.slot.startswith("n") else pod for pod in PODS)
 
@@ -93,3 +93,13 @@ def test_an_order_to_stop_stands_while_its_reason_does(spec: dict[str, Any], sec
 
 def test_a_run_without_a_deadline_runs_on() -> None:
     assert decide(a_view(run=a_run(counted(10**8, 10.0)), answer=ALL_COUNTED)).over is None
+
+
+def test_what_a_training_run_said_last_is_no_news_and_that_it_recovers_is() -> None:
+    def said(reason: str, message: str) -> TrainingRunStatus:
+        return TrainingRunStatus(conditions=(condition("Running", "True", reason, message),))
+
+    committed = said("Running", "Committed: step 20")
+
+    assert worth_writing(committed, said("Running", "Committed: step 40")) == (True, False)
+    assert worth_writing(committed, said("Recovering", "Committed: step 20")) == (True, True)

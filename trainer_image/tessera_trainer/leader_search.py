@@ -137,7 +137,10 @@ class LeaderSearch:
     async def _tell(self, stream: MessageStream) -> None:
         while True:
             now = time.monotonic()
-            stream.send(LeaderSilence(seconds=now - self._heard))
+            try:
+                stream.send(LeaderSilence(seconds=now - self._heard))
+            except StreamClosed:
+                return  # the reading side hears of it
             await asyncio.sleep(BEAT_SECONDS)
             if time.monotonic() - now > BEAT_SECONDS + AWAKE_SECONDS:
                 self._heard = time.monotonic()

@@ -161,5 +161,13 @@ def worth_writing(before: TrainingRunStatus, after: TrainingRunStatus) -> tuple[
     """Whether anything differs, and whether more does than the numbers that change with every step."""
     if before == after:
         return False, False
-    without = {name: None for name in NUMBERS}
-    return True, before.model_copy(update=without) != after.model_copy(update=without)
+    return True, _standing(before) != _standing(after)
+
+
+def _standing(status: TrainingRunStatus) -> TrainingRunStatus:
+    """Without what changes while nothing happens: the numbers, and what a run that trains said last (each commit)."""
+    conditions = tuple(
+        c.model_copy(update={"message": ""}) if c.reason == RunPhase.RUNNING.value else c
+        for c in status.conditions or ()
+    )
+    return status.model_copy(update={**{name: None for name in NUMBERS}, "conditions": conditions})
