@@ -48,14 +48,19 @@ class ResolvedOrigin(Record):
     """The finished run whose final weights this one starts with."""
 
     run: Annotated[str, Field(max_length=63)]
-    directory: Annotated[str, Field(max_length=4096)]
-    """Its run directory, absolute."""
     storage: Annotated[str, Field(max_length=2000)]
     """URI of its folder: below it lie its log, journal and checkpoints."""
+
+
+class FirstWeights(Record):
+    """`origin.json` of a run's folder: what its first weights are read from. No rank reads the other run's log."""
+
+    storage: Annotated[str, Field(max_length=2000)]
+    """URI of the other run's folder."""
     step: Count
-    """Of its last commit, whose weights are taken."""
+    """Of its last commit."""
     objects: Annotated[tuple[StoredObject, ...], Field(min_length=1, max_length=MAX_OBJECTS)]
-    """What that commit names; no rank reads the other run's log."""
+    """What that commit names."""
 
 
 class Override(Record):

@@ -85,5 +85,6 @@ class RunDirectory:
         return self.logs / "coordinator.log"
 
 
+ORIGIN_NAME = "origin.json"
 LOG_PREFIX = "log/"
 JOURNAL_PREFIX = "journal/"

@@ -138,15 +138,11 @@ def resolve_origin(asked: TrainingRun, place: Workplace) -> tuple[ResolvedOrigin
     origin = known_run(directory)
     entries = read_entries(origin.storage)
     end = entries[-1] if entries and isinstance(entries[-1], End) else None
-    commits = [entry for entry in entries if isinstance(entry, Commit)]
-    if end is None or end.reason != "complete" or not commits:
+    committed = any(isinstance(entry, Commit) for entry in entries)
+    if end is None or end.reason != "complete" or not committed:
         state = "has not ended" if end is None else f"failed: {end.message}"
         raise Refused(f"run {asked.metadata.name} starts from run {name}, which {state}: complete {name} first")
-    last = commits[-1]
-    resolved = ResolvedOrigin(
-        run=name, directory=str(directory.root), storage=origin.storage, step=last.step, objects=last.objects
-    )
-    return resolved, origin.recipe
+    return ResolvedOrigin(run=name, storage=origin.storage), origin.recipe
 
 
 def write_start(

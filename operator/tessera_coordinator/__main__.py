@@ -34,6 +34,7 @@ from tessera_coordinator.first_start import AnotherRun, be_the_same
 from tessera_coordinator.journal import read
 from tessera_coordinator.leading import Ears, Place, claim, lead
 from tessera_coordinator.lobby import Lobby
+from tessera_coordinator.origin import OriginUnfit, pin_origin
 from tessera_coordinator.recollection import recollect
 from tessera_coordinator.run_log import RunLog, Superseded
 from tessera_coordinator.server import TermSeen
@@ -62,7 +63,7 @@ def main() -> int:
     except (Superseded, TermSeen) as error:
         logger.warning("another coordinator leads: %s", error)
         return ExitCode.SUPERSEDED
-    except AnotherRun as error:
+    except (AnotherRun, OriginUnfit) as error:
         logger.error("%s", error)
         return ExitCode.WRONG_INPUT
     except StoreError as error:
@@ -135,6 +136,7 @@ async def _take_part(place: Place, leads: Callable[[Coordinator, StepLine | None
     if log.read_all().length == 0:
         probe(store)
     be_the_same(store, place.resolved)
+    pin_origin(store, place.resolved)
     lobby, term = None, None
     if log.history.ended is None and await _leads_at_once(place, log.history):
         term = claim(place, log)

@@ -13,7 +13,7 @@ from tessera_api.versions import versions
 from tessera_operator import names
 from tessera_operator.cluster import Cluster, Json, core, jobs
 from tessera_operator.coordinators import Coordinators
-from tessera_operator.core.resolve import Surroundings, resolve, resolve_again
+from tessera_operator.core.resolve import Ingredients, Surroundings, resolve, resolve_again
 from tessera_operator.core.run_decision import Plan
 from tessera_operator.core.slots import DeletePod
 from tessera_operator.core.view import View
@@ -52,7 +52,8 @@ async def begin_run(cluster: Cluster, found: Found, view: View, settings: Settin
     addresses = names.coordinator_addresses(found.name, found.namespace)
     around = Surroundings(addresses, versions(), found.created, time.time())
     if view.start_number == 1:
-        resolved = resolve(view.run, view.datasets, profile, around)
+        origin = view.origin.start if view.origin is not None else None
+        resolved = resolve(view.run, Ingredients(view.datasets, origin), profile, around)
     else:
         before = await pinned(cluster, found, view.start_number - 1)
         if before is None:

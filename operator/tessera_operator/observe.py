@@ -18,7 +18,7 @@ from tessera_api.training_run_status import TrainingRunStatus
 from tessera_operator import names
 from tessera_operator.cluster import FORBIDDEN, NODE_LEASES, Cluster, ClusterError, Json, core, jobs, lease, node, ours
 from tessera_operator.coordinators import Coordinators, readable
-from tessera_operator.core.view import Answer, Machine, Pod, View
+from tessera_operator.core.view import Answer, Machine, OriginSeen, Pod, View
 from tessera_operator.profiles import Settings
 
 
@@ -83,7 +83,9 @@ async def view_run(cluster: Cluster, found: Found, known: Known, coordinators: C
     alive = frozenset(pod.name for pod in pods if pod.phase == "Running" and not pod.deleting)
     coordinators.alive(found.uid, alive)
     datasets: dict[str, DatasetBuildStatus | None] = {}
+    origin = None
     if known.start is None and first == 1:
+        origin = await _origin(cluster, found.namespace, run)
         for entry in run.spec.data.mix:
             datasets[entry.dataset] = await _dataset(cluster, found.namespace, entry.dataset)
     avoided = {entry.node for entry in (run.status.avoided if run.status else None) or ()}
@@ -96,6 +98,7 @@ async def view_run(cluster: Cluster, found: Found, known: Known, coordinators: C
         pods=pods,
         start=known.start,
         datasets=datasets,
+        origin=origin,
         profiles=known.profiles,
         machines=await machines(cluster, doubtful(pods, answer) | avoided | set(known.lost_elsewhere)),
         answer=answer,
@@ -215,6 +218,20 @@ async def _dataset(cluster: Cluster, namespace: str, name: str) -> DatasetBuildS
         return DatasetBuild.parse(found.document).status or DatasetBuildStatus()
     except ValidationError:
         return DatasetBuildStatus()
+
+
+async def _origin(cluster: Cluster, namespace: str, run: TrainingRun) -> OriginSeen | None:
+    if run.spec.model.from_ is None:
+        return None
+    found = await find(cluster, "trainingruns", namespace, run.spec.model.from_.run)
+    if found is None:
+        return None
+    try:
+        status = read_run(found).status or TrainingRunStatus()
+    except Unreadable:
+        return OriginSeen(TrainingRunStatus(), None)
+    begun = await pinned(cluster, found, 1)
+    return OriginSeen(status, begun.resolved if begun is not None else None)
 
 
 async def machines(cluster: Cluster, names_of_nodes: Iterable[str]) -> dict[str, Machine | None]:

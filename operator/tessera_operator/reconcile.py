@@ -19,7 +19,8 @@ from tessera_operator.cluster import Cluster, NamespaceEnding, ours
 from tessera_operator.coordinators import Coordinators
 from tessera_operator.core import build_decision
 from tessera_operator.core.build_decision import BuildView
-from tessera_operator.core.run_decision import STOP_SECONDS, Blocked, Plan, decide, may_stop, written_end
+from tessera_operator.core.prerequisites import Blocked
+from tessera_operator.core.run_decision import STOP_SECONDS, Plan, decide, may_stop, written_end
 from tessera_operator.core.run_status import run_status, worth_writing
 from tessera_operator.core.slots import DeletePod
 from tessera_operator.core.view import View
@@ -65,7 +66,7 @@ class Reconciler:
         self.phases: dict[object, tuple[str, str]] = {}
         """Kind and phase of each resource, as last decided; for the metrics."""
         self._blocked: set[Key] = set()
-        """Runs that wait for something that may have changed when a build has."""
+        """Runs that wait for something that may have changed when a build or another run has."""
         self._lost: dict[str, dict[str, str]] = {}
         """The nodes that each run avoids, by the run's uid: no run gets a pod there."""
         self.wake: Callable[[Key], None] = lambda key: None
@@ -177,6 +178,8 @@ class Reconciler:
         if await self._put(found, RUN, after):
             self._written[found.uid] = now
             if view.status.phase != after.phase:
+                if plan.over is not None:
+                    self._wake_blocked(found.namespace)
                 await say(self._cluster, found, "TrainingRun", str(after.phase), _news(after, plan.blocked))
 
     async def _build(self, found: Found) -> float | None:
@@ -196,13 +199,16 @@ class Reconciler:
         if plan.make:
             await make_build(self._cluster, found, seen.build, self._settings)
         if plan.status != seen.build.status and await self._put(found, BUILD, plan.status):
-            for key in [key for key in self._blocked if key.namespace == found.namespace]:
-                self.wake(key)
+            self._wake_blocked(found.namespace)
             before = seen.build.status.phase if seen.build.status else None
             if plan.status.phase != before:
                 words = plan.status.conditions[0].message if plan.status.conditions else ""
                 await say(self._cluster, found, "DatasetBuild", str(plan.status.phase), words)
         return None if plan.over else 10.0
+
+    def _wake_blocked(self, namespace: str) -> None:
+        for key in [key for key in self._blocked if key.namespace == namespace]:
+            self.wake(key)
 
     async def _put(self, found: Found, plural: str, status: TrainingRunStatus | DatasetBuildStatus) -> bool:
         document = status.model_dump(mode="json", by_alias=True, exclude_none=True)

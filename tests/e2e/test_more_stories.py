@@ -301,3 +301,34 @@ def test_a_namespace_with_a_run_in_it_can_be_deleted(installed: Installation) ->
 
     elsewhere.wait("the namespace is gone", gone, 180)
     elsewhere.cluster.restart(node)
+
+
+LOSSES = """
+import json, pathlib, sys
+from tessera_api.journal import StepLine
+from tessera_coordinator.journal import read
+from tessera_store import open_store
+records = [r for r in read(open_store(sys.argv[1]), pathlib.Path("nowhere")) if isinstance(r, StepLine)]
+print(json.dumps([r.loss for r in sorted(records, key=lambda r: r.step)]))
+"""
+
+
+def test_a_run_waits_for_the_run_that_it_starts_from_and_begins_with_its_weights(installed: Installation) -> None:
+    """One `kubectl apply` of both."""
+    chained = a_run("chain-next", tokens="40k").replace("recipe: llama-1m", "from: {run: chain-base}")
+    installed.apply(chained, DATASET, a_run("chain-base"))
+
+    def waits() -> bool:
+        return condition(installed.status("chain-next"), "Prepared").get("reason") == "OriginNotReady"
+
+    installed.wait("it waits for the other run", waits, 180)
+    assert installed.pods("chain-next") == {}
+    installed.succeed("chain-base", 300)
+    installed.succeed("chain-next", 180)
+
+    base, following = (
+        json.loads(installed.cluster.python(LOSSES, f"s3://models/runs/{name}"))
+        for name in ("chain-base", "chain-next")
+    )
+    assert base[0] - base[-1] > 1
+    assert following[0] < (base[0] + base[-1]) / 2, "it began with fresh weights"

@@ -11,7 +11,7 @@ from tessera_api.resource import Condition
 from tessera_api.training_run import TrainingRun
 from tessera_api.training_run_status import TrainingRunStatus
 from tessera_operator import names
-from tessera_operator.core.resolve import Surroundings, resolve
+from tessera_operator.core.resolve import Ingredients, Surroundings, resolve
 from tessera_operator.core.view import Answer, Machine, Pod, View
 from tessera_operator.profiles import Profile
 
@@ -62,7 +62,7 @@ def built() -> DatasetBuildStatus:
 
 def a_start(run: TrainingRun | None = None) -> ResolvedRun:
     around = Surroundings(names.coordinator_addresses("gpt", "team"), {"python": "3.11"}, NOW, NOW)
-    return resolve(run or a_run(), {"stdlib": built()}, Profile(), around)
+    return resolve(run or a_run(), Ingredients({"stdlib": built()}), Profile(), around)
 
 
 def a_pod(slot: str, attempt: int = 0, **more: Any) -> Pod:

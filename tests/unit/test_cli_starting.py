@@ -106,9 +106,7 @@ def test_a_run_starts_from_a_complete_run_and_takes_its_dimensions(tmp_path: Pat
     log_of(place.run("tiny").root, CLAIM, COMMIT, COMPLETE)
     origin, dimensions = resolve_origin(training_run("model.recipe=null", "model.from.run=tiny"), place)
     root = tmp_path / "runs" / "tiny"
-    assert origin == ResolvedOrigin(
-        run="tiny", directory=str(root), storage=root.as_uri(), step=20, objects=COMMIT.objects
-    )
+    assert origin == ResolvedOrigin(run="tiny", storage=root.as_uri())
     assert dimensions == RECIPES[RecipeName.LLAMA_1M]
 
 

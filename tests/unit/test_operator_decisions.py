@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from tessera_api.dataset_build import DatasetBuildStatus
 from tessera_api.resolved_run import Device
 from tessera_api.training_run_status import AvoidedNode, PodAttempts, TrainingRunStatus
 from tessera_operator.core.resolve import Surroundings, resolve_again
@@ -31,7 +30,6 @@ from tests.unit.operator_world import (
     condition,
 )
 
-SHORT = built().model_copy(update={"tokens": 9})
 STAMP = "2026-09-21T14:13:20Z"  # NOW
 
 
@@ -46,31 +44,6 @@ def test_a_run_whose_datasets_are_built_is_begun() -> None:
 
     assert plan.begin
     assert plan.look_again == 0.0
-
-
-@pytest.mark.parametrize(
-    ("change", "reason", "words"),
-    [
-        ({"datasets": {"stdlib": None}}, "DatasetMissing", "stdlib is no DatasetBuild"),
-        ({"datasets": {"stdlib": DatasetBuildStatus()}}, "DatasetNotReady", "is still being built"),
-        (
-            {"datasets": {"stdlib": DatasetBuildStatus(conditions=(condition("Succeeded", "False", message="no"),))}},
-            "DatasetFailed",
-            "could not be built: no",
-        ),
-        ({"datasets": {"stdlib": SHORT}}, "DatasetsUnfit", "stdlib has 9 training tokens"),
-        ({"profiles": frozenset({"h100"})}, "UnknownAccelerator", "profiles of this installation: h100"),
-        ({"run": a_run(storage={"uri": "file:///srv/runs"})}, "StorageNotShared", "give an s3:// address"),
-        ({"run": a_run(model={"from": {"run": "other"}})}, "OriginNotSupported", "give model.recipe"),
-    ],
-)
-def test_a_run_that_cannot_begin_says_why(change: dict[str, object], reason: str, words: str) -> None:
-    plan = decide(a_view(**{"start": None, "pods": (), "answer": None, "datasets": {"stdlib": built()}, **change}))
-
-    assert not plan.begin
-    assert plan.blocked is not None
-    assert plan.blocked.reason == reason
-    assert words in plan.blocked.message
 
 
 def test_a_run_that_has_begun_gets_two_coordinators_and_a_pod_for_each_node_and_spare() -> None:

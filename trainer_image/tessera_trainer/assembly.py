@@ -56,7 +56,7 @@ def assemble(run: Run, resolved: ResolvedRun, world: World, cache: Path) -> Part
     store = open_store(resolved.storage)
     if run.resume() is None:
         initialise(model, training.seed)
-        load_origin(resolved, optimiser)
+        load_origin(resolved, store, optimiser)
     plan = UnitPlan(training.units, world.size)
     gradients: ExactGradients[MicroBatch] = ExactGradients(sharded, plan, world.group, world.device)
     peak = peak_of(world.device, Arithmetic.BF16 if narrow else Arithmetic.FP32)

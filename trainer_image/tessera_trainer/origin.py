@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from tessera_api.resolved_run import ResolvedRun
-from tessera_store import open_store
+from tessera_api.resolved_run import FirstWeights, ResolvedRun
+from tessera_api.run_directory import ORIGIN_NAME
+from tessera_store import Store, open_store
 from tessera_trainer.optimiser import AdamW
 from tessera_trainer.restore import restore
 
 WEIGHTS = "weight/"
 
 
-def load_origin(resolved: ResolvedRun, optimiser: AdamW) -> None:
-    """Fill this rank's weights from the origin's last commit, as run.json names it; moments stay at zero.
+def load_origin(resolved: ResolvedRun, store: Store, optimiser: AdamW) -> None:
+    """Fill this rank's weights from the origin's last commit, as the coordinator left it in the run's `store`; moments
+    stay at zero.
 
     Without an origin nothing happens. Raises CheckpointDamaged, ValueError (another model) and the store's errors.
     """
-    origin = resolved.origin
-    if origin is None:
+    if resolved.origin is None:
         return
+    first = FirstWeights.model_validate_json(store.get(ORIGIN_NAME))
     weights = [shard for shard in optimiser.state() if shard.name.startswith(WEIGHTS)]
-    restore(origin.objects, open_store(origin.storage), weights)
+    restore(first.objects, open_store(first.storage), weights)

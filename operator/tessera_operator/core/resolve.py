@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tessera_api.dataset_build import DatasetBuildStatus
-from tessera_api.recipes import recipe
-from tessera_api.resolved_run import ResolvedDataset, ResolvedRun
+from tessera_api.recipes import Recipe, recipe
+from tessera_api.resolved_run import ResolvedDataset, ResolvedOrigin, ResolvedRun
 from tessera_api.training_run import TrainingRun
 from tessera_operator.profiles import Profile
 
@@ -23,11 +23,18 @@ class Surroundings:
     now: float
 
 
-def resolve(
-    run: TrainingRun, datasets: Mapping[str, DatasetBuildStatus | None], profile: Profile, around: Surroundings
-) -> ResolvedRun:
+@dataclass(frozen=True)
+class Ingredients:
+    """What a run is made from, all of it there."""
+
+    datasets: Mapping[str, DatasetBuildStatus | None]
+    origin: ResolvedRun | None = None
+    """The first start of the run that the weights come from; None where the run begins with fresh ones."""
+
+
+def resolve(run: TrainingRun, made_from: Ingredients, profile: Profile, around: Surroundings) -> ResolvedRun:
     """The first start of a run. Everything that could be missing was asked for before."""
-    assert run.spec.model.recipe is not None
+    before = made_from.origin
     plain = run.model_copy(update={"status": None})
     return ResolvedRun(
         start=1,
@@ -35,14 +42,22 @@ def resolve(
         created=around.created,
         asked=plain,
         run=plain,
-        recipe=recipe(run.spec.model.recipe),
-        datasets=resolved_datasets(datasets),
+        recipe=_recipe(run, before),
+        origin=ResolvedOrigin(run=before.name, storage=before.storage) if before is not None else None,
+        datasets=resolved_datasets(made_from.datasets),
         storage=f"{run.spec.storage.uri.rstrip('/')}/{run.metadata.name}",
         device=profile.device,
         threads=profile.threads,
         coordinator=around.coordinator,
         versions=dict(around.versions),
     )
+
+
+def _recipe(run: TrainingRun, origin: ResolvedRun | None) -> Recipe:
+    if origin is not None:
+        return origin.recipe
+    assert run.spec.model.recipe is not None  # exactly one of the two is a rule of the schema
+    return recipe(run.spec.model.recipe)
 
 
 def resolve_again(before: ResolvedRun, run: TrainingRun, profile: Profile, around: Surroundings) -> ResolvedRun:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from tessera_api.data_fit import unfit_data
 from tessera_api.exit_codes import ExitCode
 from tessera_api.orders import Size
 from tessera_api.times import seconds_of
@@ -15,7 +14,7 @@ from tessera_api.training_run import TrainingRun
 from tessera_api.training_run_status import PodAttempts, TrainingRunStatus
 from tessera_operator import names
 from tessera_operator.core.active_time import deadline_passed
-from tessera_operator.core.resolve import resolved_datasets
+from tessera_operator.core.prerequisites import Blocked, blocked_by, succeeded
 from tessera_operator.core.slots import (
     DeletePod,
     MakePod,
@@ -42,14 +41,6 @@ STOP_SECONDS = 60.0
 MEMORY_TRIES = 3
 """So many pods of a slot that end at their memory limit, one after the other, end a run that has made no step."""
 SUSPENDED = "the run is suspended"
-
-
-@dataclass(frozen=True)
-class Blocked:
-    """The run cannot begin yet, or never will as it is."""
-
-    reason: str
-    message: str
 
 
 @dataclass(frozen=True)
@@ -197,39 +188,9 @@ def _all(view: View) -> list[DeletePod]:
     return lost + [DeletePod(pod.name, pod.uid, False, SUSPENDED) for pod in view.pods if not pod.deleting]
 
 
-def blocked_by(view: View) -> Blocked | None:
-    """Why the run cannot begin: a mistake with its remedy, or something that is waited for."""
-    spec = view.run.spec
-    if spec.nodes.accelerator not in view.profiles:
-        known = ", ".join(sorted(view.profiles)) or "none"
-        words = f"spec.nodes.accelerator is {spec.nodes.accelerator}; profiles of this installation: {known}"
-        return Blocked("UnknownAccelerator", f"{words}: choose one of them, or ask the administrator for a new one")
-    if not spec.storage.uri.startswith("s3://"):
-        words = f"spec.storage.uri is {spec.storage.uri}, which pods on several nodes do not share"
-        return Blocked("StorageNotShared", f"{words}: give an s3:// address")
-    if spec.model.from_ is not None:
-        return Blocked("OriginNotSupported", "spec.model.from does not work on a cluster yet: give model.recipe")
-    return _data(view) if view.start_number == 1 else None  # a later start has what the first one had
-
-
-def _data(view: View) -> Blocked | None:
-    for place, entry in enumerate(view.run.spec.data.mix):
-        build = view.datasets.get(entry.dataset)
-        path = f"spec.data.mix[{place}].dataset: {entry.dataset}"
-        if build is None:
-            return Blocked("DatasetMissing", f"{path} is no DatasetBuild of this namespace: create it, or name another")
-        state = next((c for c in build.conditions or () if c.type == "Succeeded"), None)
-        if state is not None and state.status == "False":
-            return Blocked("DatasetFailed", f"{path} could not be built: {state.message}"[:2000])
-        if state is None or state.status != "True":
-            return Blocked("DatasetNotReady", f"{path} is still being built")
-    unfit = unfit_data(view.run, resolved_datasets(view.datasets), None)
-    return Blocked("DatasetsUnfit", unfit[:4000]) if unfit else None
-
-
 def written_end(status: TrainingRunStatus) -> Over | None:
     """The end that stands in the resource: it stays so."""
-    known = next((c for c in status.conditions or () if c.type == "Succeeded"), None)
+    known = succeeded(status.conditions)
     if known is None or known.status == "Unknown":
         return None
     return Over(known.status == "True", known.reason, known.message)
@@ -241,19 +202,18 @@ def ended(view: View) -> Over | None:
     if known is not None:
         return known
     answer = view.answer
-    state = next((c for c in (answer.status.conditions or () if answer else ()) if c.type == "Succeeded"), None)
+    state = succeeded(answer.status.conditions if answer else ())
     if answer is not None and answer.closed is not None and state is not None and state.status != "Unknown":
-        succeeded = state.status == "True"
-        return Over(succeeded, "Complete" if succeeded else "Failed", answer.closed[:2000])
+        well = state.status == "True"
+        return Over(well, "Complete" if well else "Failed", answer.closed[:2000])
     coordinators = [pod for pod in view.pods if pod.role == names.COORDINATOR]
     ends = [_left_behind(pod) for pod in coordinators] + [_said_by_code(pod) for pod in coordinators]
     return next(filter(None, ends), None)
 
 
 def _left_behind(pod: Pod) -> Over | None:
-    conditions = (pod.final.conditions if pod.final is not None else None) or ()
-    state = next((c for c in conditions if c.type == "Succeeded" and c.status != "Unknown"), None)
-    if state is None:
+    state = succeeded(pod.final.conditions if pod.final is not None else ())
+    if state is None or state.status == "Unknown":
         return None
     return Over(state.status == "True", "Complete" if state.status == "True" else "Failed", state.message[:2000])
 

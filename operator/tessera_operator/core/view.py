@@ -98,6 +98,15 @@ ANSWER_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
+class OriginSeen:
+    """The run that the first weights come from."""
+
+    status: TrainingRunStatus
+    start: ResolvedRun | None
+    """Its first start; None where it has not begun, or nobody knows it any more."""
+
+
+@dataclass(frozen=True)
 class View:
     """Everything that decides about one run."""
 
@@ -111,6 +120,8 @@ class View:
     """The start that is under way; None before it has begun."""
     datasets: Mapping[str, DatasetBuildStatus | None] = field(default_factory=dict)
     """Of every dataset of the mixture; None: there is no such build."""
+    origin: OriginSeen | None = None
+    """Of a run that starts from another one; None: there is no such run."""
     profiles: frozenset[str] = frozenset()
     machines: Mapping[str, Machine | None] = field(default_factory=dict)
     """Those that were looked at, by name; None: it does not exist any more. Nobody looks at the node of a pod that the
