@@ -93,6 +93,8 @@ def _problem(kind: str, context: Mapping[str, Any], value: object, path: Path) -
     """The API server's words for a kind of error that pydantic names."""
     if kind in _WANTED_TYPES:
         return f'must be of type {_WANTED_TYPES[kind]}: "{_type_word(value)}"'
+    if kind == "too_long" and isinstance(value, dict):
+        context = {**context, "actual_length": len(value)}  # pydantic does not count a map
     if kind in _WORDS:
         return _WORDS[kind].format(**context)
     match kind:

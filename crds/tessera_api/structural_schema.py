@@ -15,7 +15,7 @@ Schema = dict[str, Any]
 
 _KEPT = (
     ("description", "type", "format", "enum", "pattern", "minLength", "maxLength", "minimum", "maximum", "multipleOf")
-    + ("minItems", "maxItems", "default", "x-kubernetes-int-or-string", "x-kubernetes-list-type")
+    + ("minItems", "maxItems", "maxProperties", "default", "x-kubernetes-int-or-string", "x-kubernetes-list-type")
     + ("x-kubernetes-list-map-keys", "x-kubernetes-validations")
 )
 _TRANSLATED = frozenset(("$ref", "anyOf", "const", "items", "properties", "required", "additionalProperties"))
@@ -80,6 +80,8 @@ class _Translation:
         return self.node({**choices[0], **beside}, path)
 
     def _object(self, schema: Schema, path: str) -> Schema:
+        if "properties" not in schema and isinstance(schema.get("additionalProperties"), dict):
+            return {"additionalProperties": self.node(schema["additionalProperties"], f"{path}{{}}")}
         if "properties" not in schema:
             raise NotStructural(f"{path}: an object without fields of its own")
         if schema.get("additionalProperties") is not False:
@@ -94,6 +96,8 @@ def _check_bounds(schema: Schema, path: str) -> None:
     """Without bounds the server can't estimate what a rule costs, and a resource can grow without end."""
     if schema.get("type") == "string" and not {"maxLength", "enum"} & schema.keys():
         raise NotStructural(f"{path}: a text without maxLength")
+    if "additionalProperties" in schema and "maxProperties" not in schema:
+        raise NotStructural(f"{path}: a map without maxProperties")
     if schema.get("type") == "array" and "maxItems" not in schema:
         raise NotStructural(f"{path}: a list without maxItems")
     if schema.get("type") == "array" and "x-kubernetes-list-type" not in schema:

@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StrictBool, StrictInt, StringConstraints
 
+from tessera_api.pod_template import PodTemplate
 from tessera_api.quantity import MOST_TOKENS, DecimalString, TokenCount, Weight
 from tessera_api.recipes import RecipeName
 from tessera_api.resource import (
@@ -287,6 +288,8 @@ class TrainingRunSpec(Document):
     a cluster only."""
     ttl_seconds_after_finished: Annotated[StrictInt, Field(ge=0, le=31_536_000)] | None = None
     """Delete the resource so many seconds after the run's end; what it has stored stays. On a cluster only."""
+    pod_template: PodTemplate | None = None
+    """What the run's pods have beside what they need, from the next start on. On a cluster only."""
 
     FREEZES = (
         *(Freeze(field, _NEW_RUN) for field in ("method", "model", "data", "training", "storage")),

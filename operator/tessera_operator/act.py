@@ -11,7 +11,7 @@ from tessera_api.orders import Reaped
 from tessera_api.times import stamp
 from tessera_api.versions import versions
 from tessera_operator import names
-from tessera_operator.cluster import Cluster, Json, core, jobs
+from tessera_operator.cluster import Cluster, Json, core, jobs, network_policies
 from tessera_operator.coordinators import Coordinators
 from tessera_operator.core.resolve import Ingredients, Surroundings, resolve, resolve_again
 from tessera_operator.core.run_decision import Plan
@@ -20,6 +20,7 @@ from tessera_operator.core.view import View
 from tessera_operator.keys import run_key
 from tessera_operator.manifests import build as build_manifests
 from tessera_operator.manifests import run as run_manifests
+from tessera_operator.manifests.network import network_policy
 from tessera_operator.manifests.run import Owner, Place
 from tessera_operator.observe import Found, Pinned, belongs, pinned
 from tessera_operator.profiles import Settings
@@ -47,6 +48,9 @@ async def begin_run(cluster: Cluster, found: Found, view: View, settings: Settin
     doors = [run_manifests.coordinator_service(owner, slot, 0) for slot in names.COORDINATOR_SLOTS]
     for service in (run_manifests.nodes_service(owner), *doors):
         await _create_own(cluster, found, "services", service)
+    if settings.network_policies_for:
+        policy = network_policy(owner, settings.network_policies_for)
+        await cluster.create(network_policies(found.namespace), policy)
     accelerator = view.run.spec.nodes.accelerator
     profile = settings.profiles[accelerator]
     addresses = names.coordinator_addresses(found.name, found.namespace)

@@ -198,6 +198,11 @@ def jobs(namespace: str, name: str = "") -> str:
     return f"/apis/batch/v1/namespaces/{namespace}/jobs" + (f"/{name}" if name else "")
 
 
+def network_policies(namespace: str) -> str:
+    """Path of NetworkPolicies."""
+    return f"/apis/networking.k8s.io/v1/namespaces/{namespace}/networkpolicies"
+
+
 def node(name: str) -> str:
     """Path of a node."""
     return f"/api/v1/nodes/{name}"

@@ -73,6 +73,7 @@ class Known:
     run: TrainingRun
     start: ResolvedRun | None
     profiles: frozenset[str]
+    pod_templates: bool
     lost_elsewhere: Mapping[str, str]
 
 
@@ -100,6 +101,7 @@ async def view_run(cluster: Cluster, found: Found, known: Known, coordinators: C
         datasets=datasets,
         origin=origin,
         profiles=known.profiles,
+        pod_templates=known.pod_templates,
         machines=await machines(cluster, doubtful(pods, answer) | avoided | set(known.lost_elsewhere)),
         answer=answer,
         lost_elsewhere=known.lost_elsewhere,

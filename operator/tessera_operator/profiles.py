@@ -46,6 +46,10 @@ class Settings(_Setting):
     coordinator_resources: dict[str, dict[str, str]] = {}
     coordinator_node_selector: dict[str, str] = {}
     coordinator_tolerations: tuple[dict[str, Any], ...] = ()
+    pod_templates: bool = False
+    """Whether runs may say what is in their pods: only where somebody judges who wrote them."""
+    network_policies_for: str = ""
+    """The operator's namespace, from which coordinators may be reached; empty: runs get no NetworkPolicy."""
     build_resources: dict[str, dict[str, str]] = {}
     profiles: dict[str, Profile] = {"cpu": Profile()}
 

@@ -113,7 +113,14 @@ class Reconciler:
         elsewhere = {
             node: since for uid, lost in self._lost.items() if uid != found.uid for node, since in lost.items()
         }
-        known = Known(run, start.resolved if start else None, frozenset(self._settings.profiles), elsewhere)
+        settings = self._settings
+        known = Known(
+            run,
+            start.resolved if start else None,
+            frozenset(settings.profiles),
+            settings.pod_templates,
+            elsewhere,
+        )
         view = await view_run(self._cluster, found, known, self._coordinators)
         plan = decide(view)
         self._lost[found.uid] = plan.avoided

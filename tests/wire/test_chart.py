@@ -68,6 +68,7 @@ def test_helm_finds_nothing_wrong_with_it(helm: Path) -> None:
         ("profiles.cpu.device=tpu", "device"),
         ("profiles.H100.device=cuda", "H100"),
         ("crds.enabled=maybe", "enabled"),
+        ("podTemplates=always", "podTemplates"),
     ],
 )
 def test_a_wrong_value_is_refused_by_name(helm: Path, change: str, words: str) -> None:
@@ -79,7 +80,7 @@ def test_a_wrong_value_is_refused_by_name(helm: Path, change: str, words: str) -
 
 def test_the_api_server_takes_everything_that_is_rendered(helm: Path, plane: ControlPlane) -> None:
     plane.kubectl("create", "namespace", "tessera-system")
-    for document in rendered(helm, "crds.enabled=false"):
+    for document in rendered(helm, "crds.enabled=false", "networkPolicies=true"):
         place = {**document["metadata"], "namespace": document["metadata"].get("namespace", "tessera-system")}
         done = plane.kubectl(
             *("apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-"),

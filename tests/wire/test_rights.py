@@ -117,3 +117,4 @@ def test_in_namespaces_of_its_own_it_sees_nothing_elsewhere_and_knows_nodes_by_t
             assert found == {"host-1": Machine(True, 0.0, 1795766400.0), "host-2": None}
 
     asyncio.run(story())
+    plane.kubectl("delete", "lease", "host-1", "--namespace", "kube-node-lease")  # others look at all leases

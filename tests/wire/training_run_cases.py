@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from tests.wire import pod_template_cases
 from tests.wire.contract_cases import GONE, NAME_WORDS, TRAINING_RUN, URI_WORDS, Case
 
 _DECIMAL = r"should match '^[0-9]{1,12}(\.[0-9]{1,12})?([eE][-+]?[0-9]{1,2})?$'"
@@ -81,6 +82,7 @@ RULES = (
         "tokens 5631 end within the 10 warmupSteps: a step takes globalBatch 8 * sequenceLength 64 tokens",
         5632,
     ),
+    *pod_template_cases.RULES,
 )
 
 _BOUNDS = (
@@ -167,21 +169,24 @@ _BOUNDS = (
     _run("spec.storage.secretRef", {"name": "Models"}, _SECRET, {"name": "m"}, "spec.storage.secretRef.name"),
 )
 
-UNKNOWN = tuple(
-    Case(TRAINING_RUN, {path: value}, path, f'unknown field "{path}"', {})
-    for path, value in (
-        ("spec.image", "trainer:1"),
-        ("spec.resources", {"cpu": 1}),
-        ("spec.model.uri", "s3://models/base"),
-        ("spec.training.epochs", 3),
-        ("spec.training.weight_decay", "0.1"),
-        ("spec.training.clip_norm", "1"),
-        ("spec.training.schedule.minimum_share", "0.1"),
-        ("spec.nodes.processes_per_node", 1),
+UNKNOWN = (
+    tuple(
+        Case(TRAINING_RUN, {path: value}, path, f'unknown field "{path}"', {})
+        for path, value in (
+            ("spec.image", "trainer:1"),
+            ("spec.resources", {"cpu": 1}),
+            ("spec.model.uri", "s3://models/base"),
+            ("spec.training.epochs", 3),
+            ("spec.training.weight_decay", "0.1"),
+            ("spec.training.clip_norm", "1"),
+            ("spec.training.schedule.minimum_share", "0.1"),
+            ("spec.nodes.processes_per_node", 1),
+        )
     )
+    + pod_template_cases.UNKNOWN
 )
 
-KNOWN = RULES + _BOUNDS
+KNOWN = RULES + _BOUNDS + pod_template_cases.BOUNDS
 
 FROZEN_FIELDS = (
     (TRAINING_RUN, "model", {"from": {"run": "other"}}),

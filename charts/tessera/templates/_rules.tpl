@@ -12,6 +12,9 @@ key is created and never read.
 - {apiGroups: [""], resources: [secrets], verbs: [create]}
 - {apiGroups: [""], resources: [events], verbs: [create]}
 - {apiGroups: [batch], resources: [jobs], verbs: [get, list, watch, create]}
+{{- if .Values.networkPolicies }}
+- {apiGroups: [networking.k8s.io], resources: [networkpolicies], verbs: [create]}
+{{- end }}
 # Owner references that hold their owner back until the children are gone.
 - {apiGroups: [tessera.dev], resources: [trainingruns/finalizers, datasetbuilds/finalizers], verbs: [update]}
 {{- end }}

@@ -29,6 +29,11 @@ def blocked_by(view: View) -> Blocked | None:
     if not spec.storage.uri.startswith("s3://"):
         words = f"spec.storage.uri is {spec.storage.uri}, which pods on several nodes do not share"
         return Blocked("StorageNotShared", f"{words}: give an s3:// address")
+    if spec.pod_template is not None and not view.pod_templates:
+        words = "spec.podTemplate is not taken by this installation, in which nobody judges who wrote it"
+        return Blocked(
+            "PodTemplateRefused", f"{words}: leave it out, or ask the administrator (podTemplates of the chart)"
+        )
     if view.start_number > 1:
         return None  # a later start has what the first one had
     return _datasets(view) or _origin(view) or _unfit(view)

@@ -123,6 +123,8 @@ class View:
     origin: OriginSeen | None = None
     """Of a run that starts from another one; None: there is no such run."""
     profiles: frozenset[str] = frozenset()
+    pod_templates: bool = False
+    """Whether runs may say what is in their pods."""
     machines: Mapping[str, Machine | None] = field(default_factory=dict)
     """Those that were looked at, by name; None: it does not exist any more. Nobody looks at the node of a pod that the
     run counts: at a hundred runs that would be most of all requests."""

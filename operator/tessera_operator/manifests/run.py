@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from tessera_api.resolved_run import ResolvedRun
 from tessera_operator import names
+from tessera_operator.manifests import pod_template
 from tessera_operator.manifests.pods import (
     RUN_FOLDER,
     Manifest,
@@ -126,7 +127,8 @@ def coordinator_pod(owner: Owner, resolved: ResolvedRun, settings: Settings, slo
         **_priority(resolved),
     )
     metadata = owner.metadata(name, names.COORDINATOR, **labels)
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+    return pod_template.dress(pod, pod_template.template_of(resolved))
 
 
 @dataclass(frozen=True)
@@ -141,33 +143,38 @@ class Place:
 
 def worker_pod(owner: Owner, resolved: ResolvedRun, settings: Settings, profile: Profile, place: Place) -> Manifest:
     """A node of the run: torchrun's agent and its trainers."""
+    template = pod_template.template_of(resolved)
     name = names.pod_name(owner.name, place.slot, place.attempt)
     arguments = ["tessera_trainer.agent", "--run-directory", RUN_FOLDER, "--node", name]
     arguments += ["--coordinator", resolved.coordinator]
     secret = resolved.run.spec.storage.secret_ref
-    environment = [{"name": key, "value": value} for key, value in profile.environment.items()]
+    needed: list[Manifest] = [{"name": key, "value": value} for key, value in profile.environment.items()]
+    needed += storage_environment(secret.name if secret else None)
     mounts = [{"name": "cache", "mountPath": "/cache"}, {"name": "memory", "mountPath": "/dev/shm"}]
     body = container(
-        *("node", settings.trainer_image, settings.pull_policy, arguments),
-        env=[*environment, *storage_environment(secret.name if secret else None)],
-        resources=profile.resources,
-        volumeMounts=[*_run_mounts(), *mounts],
+        *("node", template.image or settings.trainer_image, settings.pull_policy, arguments),
+        env=pod_template.environment(template, needed),
+        resources=pod_template.resources(template, profile),
+        volumeMounts=[*_run_mounts(), *mounts, *pod_template.mounts(template)],
+        **pod_template.environment_from(template),
     )
     memory = {"name": "memory", "emptyDir": {"medium": "Memory", "sizeLimit": profile.shared_memory}}
+    volumes = pod_template.volumes(template)
     spec = pod_spec(
-        *(body, [*_run_volumes(owner, resolved), {"name": "cache", "emptyDir": {}}, memory]),
+        *(body, [*_run_volumes(owner, resolved), {"name": "cache", "emptyDir": {}}, memory, *volumes]),
         hostname=name,
         subdomain=names.service_name(owner.name),
-        nodeSelector=profile.node_selector,
-        tolerations=list(profile.tolerations),
-        affinity=(_apart(owner) if profile.one_pod_per_host else {}) | _elsewhere(place),
+        nodeSelector=template.node_selector | profile.node_selector,
+        tolerations=pod_template.tolerations(template, profile),
+        affinity=(_apart(owner) if profile.one_pod_per_host else {})
+        | pod_template.node_affinity(template, place.avoids),
         terminationGracePeriodSeconds=30,
         **_priority(resolved),
     )
     labels = {names.SLOT_LABEL: place.slot, names.ATTEMPT_LABEL: str(place.attempt)}
     metadata = owner.metadata(name, names.WORKER, **labels)
     metadata["annotations"] = {names.AVOIDS_ANNOTATION: ",".join(place.avoids)}
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+    return pod_template.dress({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}, template)
 
 
 def _spread(owner: Owner) -> Manifest:
@@ -197,14 +204,6 @@ def _off(settings: Settings) -> Manifest:
 def _priority(resolved: ResolvedRun) -> Manifest:
     name = resolved.run.spec.priority_class_name
     return {"priorityClassName": name} if name is not None else {}
-
-
-def _elsewhere(place: Place) -> Manifest:
-    if not place.avoids:
-        return {}
-    expression = {"key": "kubernetes.io/hostname", "operator": "NotIn", "values": list(place.avoids)}
-    terms = [{"matchExpressions": [expression]}]
-    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}
 
 
 def _apart(owner: Owner) -> Manifest:
