@@ -43,7 +43,10 @@ MODULES = (
     Module("etcd", "go.etcd.io/etcd/server/v3", "v3.6.16", "go.etcd.io/etcd/server/v3"),
     Module("coredns", "github.com/coredns/coredns", "v1.13.2", "github.com/coredns/coredns"),
     Module("helm", "helm.sh/helm/v3", "v3.19.2", "helm.sh/helm/v3/cmd/helm"),
+    Module("kwok", "sigs.k8s.io/kwok", "v0.7.0", "sigs.k8s.io/kwok/cmd/kwok"),
 )
+FOR_BENCHMARKS = ("kwok",)
+"""Compiled when a benchmark asks for them."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ class Programs:
     kube_proxy: Path
     coredns: Path
     helm: Path
+    kwok: Path
 
     def control_plane(self) -> tuple[Path, ...]:
         """What a control plane without nodes needs."""
@@ -82,10 +86,11 @@ def cached_programs() -> Programs:
     return Programs(**{name.replace("-", "_"): path for name, path in places.items()})
 
 
-def build_programs() -> Programs:
-    """Compile what is missing. Several processes may call this at once: one compiles, the others wait for it."""
+def build_programs(*more: str) -> Programs:
+    """Compile what is missing, and `more` of what benchmarks alone need. Several processes may call this at once: one
+    compiles, the others wait for it."""
     programs = cached_programs()
-    if not missing(programs.all()):
+    if not missing([*programs.all(), *(getattr(programs, name) for name in more)]):
         return programs
     go = shutil.which("go")
     if go is None:
@@ -94,7 +99,8 @@ def build_programs() -> Programs:
     with _build_lock():
         for module in MODULES:
             target = cache() / f"{module.program}-{module.version}" / module.program
-            if not target.exists():
+            wanted = module.program not in FOR_BENCHMARKS or module.program in more
+            if wanted and not target.exists():
                 _compile(go, _module(go, module), module.package, target)
         for name in KUBERNETES:
             target = cache() / f"kubernetes-{KUBERNETES_VERSION}" / name
