@@ -188,8 +188,12 @@ class DatasetBuildSpec(Document):
     """The documents that are kept out of training."""
     output: Output
     """Where the dataset is published."""
+    workers: Annotated[StrictInt, Field(ge=1, le=256)] = 1
+    """Pods that build at a time, on a cluster; the dataset is the same with any number."""
 
-    FREEZES = tuple(Freeze(field, _NEW_BUILD) for field in ("sources", "content", "tokenizer", "heldOut", "output"))
+    FREEZES = tuple(
+        Freeze(field, _NEW_BUILD) for field in ("sources", "content", "tokenizer", "heldOut", "output", "workers")
+    )
 
 
 class BuildPhase(StrEnum):

@@ -15,6 +15,8 @@ COORDINATOR_SLOTS = ("c0", "c1")
 """One leads, the other stands by."""
 PORT = 7400
 METRICS_PORT = 7401
+BUILD_PORT = 7402
+"""Where a build's pods say how far they are."""
 
 
 def pod_name(run: str, slot: str, attempt: int) -> str:

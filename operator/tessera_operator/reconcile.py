@@ -14,6 +14,7 @@ from tessera_api.dataset_build import DatasetBuildStatus
 from tessera_api.orders import StopRun
 from tessera_api.training_run import OPERATOR
 from tessera_api.training_run_status import TrainingRunStatus
+from tessera_operator import builders
 from tessera_operator.act import begin_run, delete_pods, make_build, make_pods, say, tell_endings
 from tessera_operator.cluster import Cluster, NamespaceEnding, ours
 from tessera_operator.coordinators import Coordinators
@@ -200,6 +201,7 @@ class Reconciler:
             job_failed=build_decision.job_failed(seen.job),
             running=running,
             endings=build_decision.endings(seen.pods, seconds),
+            progress=await builders.ask(seen.pods) if running else None,
         )
         plan = build_decision.decide(view)
         self.phases[Key(BUILD, found.namespace, found.name)] = (BUILD, str(plan.status.phase))

@@ -332,3 +332,26 @@ def test_a_run_waits_for_the_run_that_it_starts_from_and_begins_with_its_weights
     )
     assert base[0] - base[-1] > 1
     assert following[0] < (base[0] + base[-1]) / 2, "it began with fresh weights"
+
+
+def test_three_pods_share_a_build_and_one_that_is_lost_is_made_good(installed: Installation) -> None:
+    """The same dataset as one pod builds: its name is part of the fingerprint, so that tokens are compared."""
+    alone = DATASET.replace("name: stdlib\nspec", "name: alone\nspec")
+    shared = DATASET.replace("name: stdlib\nspec:", "name: shared\nspec:\n  workers: 3")
+    installed.apply(alone, shared)
+    label = ("get", "pods", "-l", "tessera.dev/build=shared", "-o", "jsonpath={.items[*].metadata.name}")
+    installed.wait("three pods", lambda: len(installed.kubectl(*label).split()) == 3, 60)
+
+    installed.kubectl("delete", "pod", "--wait=false", installed.kubectl(*label).split()[0])
+    for name in ("alone", "shared"):
+        installed.wait(f"{name} is built", lambda name=name: phase(installed, name) == "Succeeded", 240)  # type: ignore[misc]
+
+    first, second = (installed.get("datasetbuild", name)["status"] for name in ("alone", "shared"))
+    assert (second["tokens"], second["documents"]) == (first["tokens"], first["documents"])
+    assert second["chunks"] == "1/1"
+    job = installed.get("job", "shared-build")
+    assert job["spec"]["completionMode"] == "Indexed"
+
+
+def phase(installed: Installation, build: str) -> str:
+    return str(installed.get("datasetbuild", build).get("status", {}).get("phase"))

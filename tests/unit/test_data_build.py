@@ -16,7 +16,7 @@ from tessera_api.exit_codes import ExitCode
 from tessera_data import dedup
 from tessera_data.__main__ import main
 from tessera_data.build import Built, Sizes, Stage, build_dataset, workspace_of
-from tessera_data.encode import encode, make_tokenizer
+from tessera_data.encode import encode, make_tokenizer, read_encoder
 from tessera_data.ingest import ingest
 from tessera_data.manifest import MANIFEST, TOKENIZER, Split
 from tessera_data.plan import make_plan
@@ -100,7 +100,8 @@ def test_tasks_may_run_in_any_order_and_buckets_be_many(folder: Path, monkeypatc
     count = dedup.buckets(plan, workspace)
     for bucket in reversed(range(count)):
         dedup.deduplicate(plan, bucket, count, workspace)
-    encoder = make_tokenizer(plan, workspace)
+    make_tokenizer(plan, workspace)
+    encoder = read_encoder(plan, workspace)
     for chunk in reversed(plan.chunks):
         encode(plan, chunk.number, encoder, workspace)
     build_in(folder, "two")
@@ -223,6 +224,7 @@ def test_the_command_says_how_far_it_is_and_at_last_where_the_dataset_is(
     assert (code, err) == (ExitCode.DONE, "")
     assert [task["stage"] for task in tasks] == [
         *("plan", "ingest", "ingest", "dedup", "tokenizer", "encode", "encode", "shards", "shards"),
+        "publish",
     ]
     assert last["manifest"] == f"{folder.as_uri()}/out/small-{last['fingerprint'][:16]}/{MANIFEST}"
     assert (last["vocabulary"], sum(split["documents"] for split in last["splits"].values())) == (400, 45)

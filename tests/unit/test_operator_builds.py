@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import replace
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import pytest
 
 from tessera_api.dataset_build import BuildPhase, DatasetBuild
-from tessera_operator.core.build_decision import BuildView, Ending, decide, endings, job_failed
+from tessera_data.progress_page import ProgressPage
+from tessera_operator import builders
+from tessera_operator.core.build_decision import BuildProgress, BuildView, Ending, decide, endings, job_failed
 from tests.unit.operator_world import NOW, SHA
 
 BUILD: dict[str, Any] = {
@@ -55,6 +58,31 @@ def test_a_pod_that_builds_is_shown() -> None:
     plan = decide(replace(VIEW, running=True))
 
     assert (plan.make, plan.over, plan.status.phase) == (False, False, BuildPhase.BUILDING)
+
+
+def test_how_far_it_is_is_shown_and_the_last_count_of_chunks_stays() -> None:
+    encoding = decide(replace(VIEW, running=True, progress=BuildProgress(stage="encode", done=12, of=40))).status
+    assert encoding.conditions is not None
+    assert (encoding.chunks, encoding.conditions[0].message) == ("12/40", "encode: 12 of 40")
+
+    build = VIEW.build.model_copy(update={"status": encoding})
+    later = decide(
+        replace(VIEW, build=build, running=True, progress=BuildProgress(stage="shards", done=1, of=2))
+    ).status
+
+    assert later.conditions is not None
+    assert (later.chunks, later.conditions[0].message) == ("12/40", "shards: 1 of 2")
+
+
+def test_a_build_is_asked_how_far_it_is_and_what_it_says_is_not_trusted() -> None:
+    page = ProgressPage()
+    port = page.begin("127.0.0.1", 0)
+
+    page.say("encode", 3, 40)
+    assert asyncio.run(builders._ask("127.0.0.1", port)) == BuildProgress(stage="encode", done=3, of=40)
+    page.say("<script>", 3, 40)
+    assert asyncio.run(builders._ask("127.0.0.1", port)) is None
+    assert asyncio.run(builders._ask("127.0.0.1", 1)) is None
 
 
 def test_the_result_of_a_build_becomes_its_status_and_stays() -> None:

@@ -149,6 +149,19 @@ def test_a_mistake_of_the_user_is_not_tried_again_by_the_job() -> None:
     assert rule["onExitCodes"]["values"] == [64]
 
 
+def test_a_build_is_an_indexed_job_that_ends_with_the_first_pod_that_has_published() -> None:
+    several = {**BUILD, "spec": {**BUILD["spec"], "workers": 3}}
+    spec = build_job(DatasetBuild.parse(several), "team", "uid-2", SETTINGS)["spec"]
+    (container,) = spec["template"]["spec"]["containers"]
+    arguments = container["args"]
+
+    assert (spec["completionMode"], spec["completions"], spec["parallelism"]) == ("Indexed", 3, 3)
+    assert spec["backoffLimitPerIndex"] == 2
+    assert spec["successPolicy"] == {"rules": [{"succeededCount": 1}]}
+    assert arguments[arguments.index("--workers") + 1] == "3"
+    assert arguments[arguments.index("--index") + 1] == "$(JOB_COMPLETION_INDEX)"
+
+
 def test_each_run_has_a_key_of_its_own_that_can_be_made_again() -> None:
     secret = b"s" * 32
 

@@ -142,6 +142,8 @@ _BOUNDS = (
         "spec.tokenizer.sha256",
     ),
     _build("spec.output.uri", GONE, "Required value", "file:///srv/datasets"),
+    _build("spec.workers", 0, "should be greater than or equal to 1", 1),
+    _build("spec.workers", 257, "should be less than or equal to 256", 256),
 )
 
 UNKNOWN = (
@@ -162,6 +164,7 @@ FROZEN_FIELDS = (
     (DATASET_BUILD, "tokenizer", {"train": {"vocabularySize": 4096}}),
     (DATASET_BUILD, "heldOut", {"share": "0.03"}),
     (DATASET_BUILD, "output", {"uri": "s3://models/elsewhere"}),
+    (DATASET_BUILD, "workers", 2),
 )
 
-DEFAULTS: dict[str, Any] = {"spec.heldOut": {"share": "0.01"}, "spec.sources.0.include": ["**/*"]}
+DEFAULTS: dict[str, Any] = {"spec.heldOut": {"share": "0.01"}, "spec.sources.0.include": ["**/*"], "spec.workers": 1}

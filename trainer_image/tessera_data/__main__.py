@@ -1,6 +1,10 @@
 """python -m tessera_data build FILE --work DIR: builds the one DatasetBuild in FILE (YAML or JSON).
 python -m tessera_data baselines URI: bits per byte of simple models on the held-out text of the dataset at URI.
 
+Of several workers, each with a folder of its own, all give --workers and each its --index: what they share lies below
+the build's output, in `.build`, until the dataset is published. One that was lost may be started again, on an empty
+folder too.
+
 Prints a JSON line a task; the last line says where the dataset is. A mistake of the user is one message on standard
 error.
 """
@@ -19,8 +23,9 @@ from tessera_api.dataset_build import DatasetBuild
 from tessera_api.exit_codes import ExitCode
 from tessera_api.manifest import ManifestErrors, load_manifests
 from tessera_data.baselines import measure
-from tessera_data.build import Built, Stage, build_dataset
+from tessera_data.build import Built, Stage, build_dataset, team_of
 from tessera_data.manifest import Split
+from tessera_data.progress_page import ProgressPage
 from tessera_data.publish import NotReproduced
 from tessera_data.reader import Dataset
 from tessera_data.refusal import Refused
@@ -36,6 +41,9 @@ def main(arguments: list[str] | None = None) -> ExitCode:
     command.add_argument("file", type=Path, help="a manifest with one DatasetBuild")
     command.add_argument("--work", type=Path, required=True, help="folder for what is finished until the end")
     command.add_argument("--result", type=Path, help="file that is to hold the last line, too")
+    command.add_argument("--workers", type=int, default=0, metavar="N", help="share the work with N - 1 others")
+    command.add_argument("--index", type=int, default=0, help="which of the workers this is, from 0")
+    command.add_argument("--progress", metavar="HOST:PORT", help="say there over HTTP how far the build is")
     command.set_defaults(act=_build)
     command = commands.add_parser("baselines", help="bits per byte of gzip, unigram and bigram on the held-out text")
     command.add_argument("uri", help="address of a dataset's manifest.json")
@@ -59,7 +67,18 @@ def main(arguments: list[str] | None = None) -> ExitCode:
 
 
 def _build(options: argparse.Namespace) -> dict[str, Any]:
-    return _summary(build_dataset(_the_build(options.file), options.work, _progress))
+    page = ProgressPage()
+    if options.progress is not None:
+        host, _, port = options.progress.rpartition(":")
+        page.begin(host, int(port))
+
+    def progress(stage: Stage, done: int, of: int) -> None:
+        _say({"stage": stage.value, "done": done, "of": of})
+        page.say(stage.value, done, of)
+
+    build = _the_build(options.file)
+    team = team_of(build, options.index, options.workers) if options.workers else None
+    return _summary(build_dataset(build, options.work, progress, team=team))
 
 
 def _baselines(options: argparse.Namespace) -> dict[str, Any]:
@@ -74,10 +93,6 @@ def _the_build(file: Path) -> DatasetBuild:
     if len(builds) != 1:
         raise Refused(str(file), f"it has {len(builds)} DatasetBuilds", "give a file with exactly one")
     return builds[0]
-
-
-def _progress(stage: Stage, done: int, of: int) -> None:
-    _say({"stage": stage.value, "done": done, "of": of})
 
 
 def _summary(built: Built) -> dict[str, Any]:

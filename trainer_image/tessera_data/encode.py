@@ -30,15 +30,25 @@ def task(chunk: int) -> str:
     return f"encode-{chunk:06}"
 
 
-def make_tokenizer(plan: Plan, workspace: Workspace) -> Encoder:
-    """The build's tokenizer, made unless it is there. Raises Refused, and tessera_store's errors."""
+TOKENIZER_TASK = "make-tokenizer"
+
+
+def make_tokenizer(plan: Plan, workspace: Workspace) -> None:
+    """Does the task unless it is done: the build's tokenizer. Raises Refused, and tessera_store's errors."""
     spec = plan.build.spec.tokenizer
-    path = workspace.path(TOKENIZER)
-    if not path.exists():
-        data = pinned(spec) if spec.train is None else _trained(plan, spec.train.vocabulary_size, workspace)
-        with workspace.writing(TOKENIZER) as file:
-            file.write(data)
-    return Encoder(path.read_bytes(), "the trained tokenizer" if spec.train else f"tokenizer {spec.uri}")
+    if workspace.done(TOKENIZER_TASK):
+        return
+    data = pinned(spec) if spec.train is None else _trained(plan, spec.train.vocabulary_size, workspace)
+    with workspace.writing(TOKENIZER) as file:
+        file.write(data)
+    workspace.write_record(TOKENIZER_TASK, {"bytes": len(data)})
+
+
+def read_encoder(plan: Plan, workspace: Workspace) -> Encoder:
+    """The build's tokenizer, which must be made. Raises Refused."""
+    spec = plan.build.spec.tokenizer
+    data = workspace.path(TOKENIZER).read_bytes()
+    return Encoder(data, "the trained tokenizer" if spec.train else f"tokenizer {spec.uri}")
 
 
 def _trained(plan: Plan, vocabulary_size: int, workspace: Workspace) -> bytes:

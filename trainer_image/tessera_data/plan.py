@@ -11,19 +11,25 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, assert_never
 
 from tessera_api.dataset_build import DatasetBuild, Source, SourceFormat
 from tessera_data.documents import TEXT_VERSION, parquet_row_groups, probe_fields
 from tessera_data.manifest import FORMAT
 from tessera_data.sources import SourceFile, SourceFolder, Span
+from tessera_data.team import Counted, Task, Workers
 from tessera_data.tokenizer import library_version, pinned_encoder
 from tessera_data.workspace import Workspace
+from tessera_store import ObjectInfo
 
 BUILD_VERSION = "tessera-build-1"
 """Changes whenever the same inputs would give other bytes."""
 
 CHUNK_BYTES = 64 << 20
+
+DIGEST_BYTES, DIGEST_FILES = 1 << 30, 4096
+"""Of source files, that one worker of several reads at a time."""
 
 SETTLED_SECONDS = 5.0
 """A file that was modified later than this before it was listed may change again under the same time (S3 counts whole
@@ -75,7 +81,7 @@ def make_plan(build: DatasetBuild, notes: Workspace, chunk_bytes: int = CHUNK_BY
 
 
 def _identity(build: DatasetBuild, files: Sequence[Sequence[SourceFile]]) -> dict[str, Any]:
-    spec = build.spec.model_dump(mode="json", by_alias=True, exclude={"output"})
+    spec = build.spec.model_dump(mode="json", by_alias=True, exclude={"output", "workers"})
     # One number can be written in many ways, and a field that is left out equals its default.
     spec["heldOut"] = str(build.spec.held_out.share.normalize())
     for entry, source in zip(spec["sources"], build.spec.sources, strict=True):
@@ -88,10 +94,54 @@ def _identity(build: DatasetBuild, files: Sequence[Sequence[SourceFile]]) -> dic
     }
 
 
+def share_digests(build: DatasetBuild, notes: Workspace, workers: Workers, counted: Counted) -> None:
+    """Leave in `notes` what the workers have found out about the source files, so that each file is read by one of
+    them: a task is about DIGEST_BYTES of files. Raises Refused, and tessera_store's errors."""
+    folders = [SourceFolder(source) for source in build.spec.sources]
+    began = time.time()
+    batches = [(folder, batch) for folder in folders for batch in _batches(folder.files())]
+    tasks = [Task(_name(batch), partial(_digest, folder, batch, notes)) for folder, batch in batches]
+    workers.complete(tasks, notes, counted)
+    found: dict[str, dict[str, list[Any]]] = {_note(folder): {} for folder in folders}
+    for folder, batch in batches:
+        settled = {info.name for info in batch if info.modified < began - SETTLED_SECONDS}
+        known = notes.record(_name(batch))
+        found[_note(folder)] |= {name: facts for name, facts in known.items() if name in settled}
+    for note, facts in found.items():
+        notes.write_record(note, facts)
+
+
+def _batches(files: Sequence[ObjectInfo]) -> Iterator[tuple[ObjectInfo, ...]]:
+    held: list[ObjectInfo] = []
+    for info in files:
+        held.append(info)
+        if sum(each.size for each in held) >= DIGEST_BYTES or len(held) >= DIGEST_FILES:
+            yield tuple(held)
+            held = []
+    if held:
+        yield tuple(held)
+
+
+def _name(batch: tuple[ObjectInfo, ...]) -> str:
+    """Of the task: other files are another task."""
+    facts = json.dumps([[info.name, info.size, info.modified] for info in batch])
+    return f"files-{hashlib.sha256(facts.encode()).hexdigest()[:32]}"
+
+
+def _digest(folder: SourceFolder, batch: tuple[ObjectInfo, ...], notes: Workspace) -> None:
+    if not notes.done(_name(batch)):
+        facts = {info.name: [info.size, info.modified, folder.digest(info.name)] for info in batch}
+        notes.write_record(_name(batch), facts)
+
+
+def _note(folder: SourceFolder) -> str:
+    place = json.dumps([folder.source.uri, folder.source.include])
+    return f"digests-{hashlib.sha256(place.encode()).hexdigest()[:16]}"
+
+
 def _digested(folder: SourceFolder, notes: Workspace) -> tuple[SourceFile, ...]:
     """The source's files with their digests."""
-    place = json.dumps([folder.source.uri, folder.source.include])
-    task = f"digests-{hashlib.sha256(place.encode()).hexdigest()[:16]}"
+    task = _note(folder)
     began = time.time()
     known: dict[str, list[Any]] = notes.record(task) if notes.done(task) else {}
     found: dict[str, list[Any]] = {}

@@ -124,8 +124,8 @@ def write_shard(cut: Cut, dtype: Any, workspace: Workspace, standing: Standing) 
     info, index = writer.finish()
     standing.put(info.tokens_name, workspace.path(name))
     standing.put(info.index_name, index)
-    workspace.write_record(cut.task, info)
     workspace.path(name).unlink()
+    workspace.write_record(cut.task, info)
     return info
 
 

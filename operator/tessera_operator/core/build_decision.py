@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from tessera_api.dataset_build import BuildPhase, DatasetBuild, DatasetBuildStatus
 from tessera_api.resource import Condition
 from tessera_api.times import stamp
+
+_OVER_CHUNKS = ("ingest", "encode")
+"""Stages whose tasks are chunks."""
 
 
 class BuildResult(BaseModel):
@@ -26,6 +29,16 @@ class BuildResult(BaseModel):
     vocabulary: int
     tokens: int
     splits: dict[str, dict[str, int]]
+
+
+class BuildProgress(BaseModel):
+    """How far a build is, as one of its pods says."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    stage: Annotated[str, StringConstraints(pattern=r"^[a-z]{1,20}$")]
+    done: Annotated[int, Field(ge=0, le=10**9)]
+    of: Annotated[int, Field(ge=0, le=10**9)]
 
 
 @dataclass(frozen=True)
@@ -50,6 +63,8 @@ class BuildView:
     running: bool
     endings: tuple[Ending, ...]
     """Of the Job's pods, oldest first."""
+    progress: BuildProgress | None = None
+    """What a pod says; None when none is heard."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +91,9 @@ def decide(view: BuildView) -> BuildPlan:
         said = _last_line(words) or view.job_failed
         return BuildPlan(False, _status(view, BuildPhase.FAILED, "False", "BuildFailed", said, None), True)
     if view.running:
-        status = _status(view, BuildPhase.BUILDING, "Unknown", "Building", "a pod is building", None)
+        heard = view.progress
+        words = f"{heard.stage}: {heard.done} of {heard.of}" if heard is not None else "a pod is building"
+        status = _status(view, BuildPhase.BUILDING, "Unknown", "Building", words, None)
     else:
         status = _status(view, BuildPhase.PENDING, "Unknown", "Pending", "no pod is building yet", None)
     return BuildPlan(not view.has_job, status, False)
@@ -115,6 +132,10 @@ def _status(
         }
     )
     shown: dict[str, Any] = {"conditions": (condition,), "observed_generation": view.generation, "phase": phase}
+    said, chunks = view.progress, before.chunks
+    if said is not None and said.stage in _OVER_CHUNKS:
+        chunks = f"{said.done}/{said.of}"
+    shown["chunks"] = chunks
     if result is not None:
         shown |= {
             "documents": sum(split.get("documents", 0) for split in result.splits.values()),

@@ -1,4 +1,4 @@
-"""The objects of a dataset build: its manifest and one Job."""
+"""The objects of a dataset build: its manifest and one Indexed Job, whose pods share the work through the output."""
 
 from __future__ import annotations
 
@@ -27,12 +27,16 @@ def build_document(build: DatasetBuild, namespace: str, uid: str) -> Manifest:
 
 
 def build_job(build: DatasetBuild, namespace: str, uid: str, settings: Settings) -> Manifest:
-    """One pod that builds; a mistake of the user is not tried again."""
-    file, result = f"{MANIFEST_FOLDER}/build.json", "/dev/termination-log"
+    """As many pods as the build asks for. One that is lost is made anew and goes on with what all have finished; a
+    mistake of the user is not tried again; the first that has published ends the others."""
+    file, result, workers = f"{MANIFEST_FOLDER}/build.json", "/dev/termination-log", build.spec.workers
     arguments = ["tessera_data", "build", file, "--work", WORK_FOLDER, "--result", result]
+    arguments += ["--workers", str(workers), "--index", "$(JOB_COMPLETION_INDEX)"]
+    arguments += ["--progress", f"0.0.0.0:{names.BUILD_PORT}"]
     secret = build.spec.output.secret_ref
     body = container(
         *("builder", settings.trainer_image, settings.pull_policy, arguments),
+        ports=[{"name": "progress", "containerPort": names.BUILD_PORT}],
         env=storage_environment(secret.name if secret else None),
         resources=settings.build_resources,
         volumeMounts=[
@@ -52,7 +56,11 @@ def build_job(build: DatasetBuild, namespace: str, uid: str, settings: Settings)
         "kind": "Job",
         "metadata": _metadata(build, namespace, uid),
         "spec": {
-            "backoffLimit": TRIES - 1,
+            "completionMode": "Indexed",
+            "completions": workers,
+            "parallelism": workers,
+            "backoffLimitPerIndex": TRIES - 1,
+            "successPolicy": {"rules": [{"succeededCount": 1}]},
             "podFailurePolicy": {"rules": [user_error]},
             "template": {"metadata": {"labels": labels}, "spec": pod_spec(body, volumes)},
         },
