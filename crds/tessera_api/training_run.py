@@ -283,6 +283,8 @@ class TrainingRunSpec(Document):
     cluster only."""
     priority_class_name: Annotated[str, StringConstraints(max_length=253, pattern=_CLASS)] | None = None
     """The PriorityClass of the run's pods, from the next start on. On a cluster only."""
+    queue_name: Annotated[str, StringConstraints(max_length=63, pattern=_CLASS)] | None = None
+    """The queue of Kueue or Volcano in which each start waits for its nodes. On a cluster only."""
     active_deadline_seconds: Annotated[StrictInt, Field(ge=1, le=315_360_000)] | None = None
     """End the run, with a commit, once it has had nodes for so long: suspended or waiting for nodes does not count. On
     a cluster only."""

@@ -20,7 +20,10 @@ from tessera_api.training_run import TrainingRun
 from tessera_cli.refusal import Refused
 from tessera_cli.workplace import Workplace
 
-CLUSTER_ONLY = ("activeDeadlineSeconds", "managedBy", "podTemplate", "priorityClassName", "ttlSecondsAfterFinished")
+CLUSTER_ONLY = (
+    *("activeDeadlineSeconds", "managedBy", "podTemplate", "priorityClassName", "queueName"),
+    "ttlSecondsAfterFinished",
+)
 """Fields of a run that mean nothing on one machine."""
 
 Resource = TypeVar("Resource", TrainingRun, DatasetBuild)

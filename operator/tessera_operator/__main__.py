@@ -119,7 +119,7 @@ async def _lead(cluster: Cluster, settings: Settings, secret: bytes, parts: Part
     reconciler.wake = wakes.wake
     parts.metrics.lead(wakes, reconciler.phases)
     watches = kopf.operator(
-        registry=registry(wakes.wake, parts.metrics.event),
+        registry=registry(wakes.wake, parts.metrics.event, settings.gang),
         namespaces=list(settings.namespaces),
         clusterwide=not settings.namespaces,
         standalone=True,

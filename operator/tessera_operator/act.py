@@ -11,7 +11,7 @@ from tessera_api.orders import Reaped
 from tessera_api.times import stamp
 from tessera_api.versions import versions
 from tessera_operator import names
-from tessera_operator.cluster import Cluster, Json, core, jobs, network_policies
+from tessera_operator.cluster import GROUPS, KUEUE, PRIORITIES, Cluster, Json, core, custom, jobs, network_policies
 from tessera_operator.coordinators import Coordinators
 from tessera_operator.core.resolve import Ingredients, Surroundings, resolve, resolve_again
 from tessera_operator.core.run_decision import Plan
@@ -19,11 +19,12 @@ from tessera_operator.core.slots import DeletePod
 from tessera_operator.core.view import View
 from tessera_operator.keys import run_key
 from tessera_operator.manifests import build as build_manifests
+from tessera_operator.manifests import gang as gang_manifests
 from tessera_operator.manifests import run as run_manifests
 from tessera_operator.manifests.network import network_policy
 from tessera_operator.manifests.run import Owner, Place
 from tessera_operator.observe import Found, Pinned, belongs, pinned
-from tessera_operator.profiles import Settings
+from tessera_operator.profiles import Profile, Settings
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,37 @@ def owner_of(found: Found) -> Owner:
     return Owner(found.namespace, found.name, found.uid)
 
 
+async def keep_place(cluster: Cluster, found: Found, view: View, plan: Plan, settings: Settings) -> None:
+    """The Workload that waits in Kueue's queue: made and deleted."""
+    if plan.release and view.queue is not None and view.queue.admission is not None:
+        name = names.start_name(found.name, view.start_number)
+        logger.info("workload %s/%s deleted: no node is wanted", found.namespace, name)
+        await cluster.delete(custom(KUEUE, found.namespace, "workloads", name), view.queue.admission.uid)
+    if plan.enqueue:
+        await _enqueue(cluster, found, view, settings)
+
+
+async def _enqueue(cluster: Cluster, found: Found, view: View, settings: Settings) -> None:
+    name, priority = view.run.spec.priority_class_name, None
+    if name is not None and (chosen := await cluster.get(custom(PRIORITIES, "", "priorityclasses", name))) is not None:
+        priority = int(chosen["value"])
+    workload = gang_manifests.workload(owner_of(found), view.run, view.start_number, settings, priority)
+    path = custom(KUEUE, found.namespace, "workloads")
+    if not await cluster.create(path, workload):
+        there = await cluster.get(f"{path}/{workload['metadata']['name']}")
+        if there is not None and not belongs(there, found.uid):
+            raise InTheWay(f"Workload {workload['metadata']['name']} is still that of an older run of the same name")
+
+
+async def _placed(cluster: Cluster, view: View, profile: Profile) -> Profile:
+    """The profile on the kinds of nodes that Kueue has assigned."""
+    admission = view.queue.admission if view.queue is not None else None
+    if admission is None:
+        return profile
+    found = [await cluster.get(custom(KUEUE, "", "resourceflavors", name)) for name in admission.flavors]
+    return gang_manifests.with_flavors(profile, [flavor for flavor in found if flavor is not None])
+
+
 async def begin_run(cluster: Cluster, found: Found, view: View, settings: Settings, secret: bytes) -> None:
     """Key and services, then run.json, which says that all of them are there."""
     owner = owner_of(found)
@@ -52,7 +84,11 @@ async def begin_run(cluster: Cluster, found: Found, view: View, settings: Settin
         policy = network_policy(owner, settings.network_policies_for)
         await cluster.create(network_policies(found.namespace), policy)
     accelerator = view.run.spec.nodes.accelerator
-    profile = settings.profiles[accelerator]
+    profile = await _placed(cluster, view, settings.profiles[accelerator])
+    group = gang_manifests.pod_group(owner, view.run, view.start_number, settings.gang)
+    if group is not None:
+        version = group["apiVersion"]
+        await cluster.create(custom(version, found.namespace, GROUPS[version]), group)
     addresses = names.coordinator_addresses(found.name, found.namespace)
     around = Surroundings(addresses, versions(), found.created, time.time())
     if view.start_number == 1:
@@ -91,7 +127,8 @@ async def make_pods(cluster: Cluster, found: Found, start: Pinned, plan: Plan) -
             pod = run_manifests.coordinator_pod(owner, start.resolved, start.settings, wanted.slot, wanted.attempt)
         else:
             place = Place(wanted.slot, wanted.attempt, tuple(sorted(plan.avoided)))
-            pod = run_manifests.worker_pod(owner, start.resolved, start.settings, profile, place)
+            alone = run_manifests.worker_pod(owner, start.resolved, start.settings, profile, place)
+            pod = gang_manifests.join(alone, found.name, start.resolved.start, start.settings)
         if await cluster.create(core(found.namespace, "pods"), pod):
             logger.info("pod %s/%s made", found.namespace, pod["metadata"]["name"])
 

@@ -21,6 +21,15 @@ FORBIDDEN = 403
 NODE_LEASES = "kube-node-lease"
 """The namespace of the leases that kubelets renew."""
 
+KUEUE = "kueue.x-k8s.io/v1beta2"
+PRIORITIES = "scheduling.k8s.io/v1"
+GROUPS = {
+    "scheduling.volcano.sh/v1beta1": "podgroups",
+    "scheduling.x-k8s.io/v1alpha1": "podgroups",
+    "scheduling.k8s.io/v1alpha1": "workloads",
+}
+"""Where the pod groups of schedulers are kept, by their kind's version."""
+
 Json = dict[str, Any]
 
 
@@ -201,6 +210,12 @@ def jobs(namespace: str, name: str = "") -> str:
 def network_policies(namespace: str) -> str:
     """Path of NetworkPolicies."""
     return f"/apis/networking.k8s.io/v1/namespaces/{namespace}/networkpolicies"
+
+
+def custom(group_version: str, namespace: str, plural: str, name: str = "") -> str:
+    """Path of somebody else's resource; of one that is the cluster's where `namespace` is empty."""
+    place = f"namespaces/{namespace}/" if namespace else ""
+    return f"/apis/{group_version}/{place}{plural}" + (f"/{name}" if name else "")
 
 
 def node(name: str) -> str:

@@ -9,14 +9,19 @@ import kopf
 
 from tessera_api.resource import GROUP, VERSION
 from tessera_operator import names
+from tessera_operator.cluster import KUEUE
+from tessera_operator.profiles import Gang
 from tessera_operator.reconcile import BUILD, RUN
 from tessera_operator.wakes import Key
 
 Wake = Callable[[Key], None]
 
 
-def registry(wake: Wake, event: Callable[[str], None] = lambda resource: None) -> kopf.OperatorRegistry:
-    """Watches of runs, builds, their pods and Jobs; `event` is told the resource of each event."""
+def registry(
+    wake: Wake, event: Callable[[str], None] = lambda resource: None, gang: Gang = Gang.NONE
+) -> kopf.OperatorRegistry:
+    """Watches of runs, builds, their pods and Jobs, and of Kueue's Workloads where runs wait for it; `event` is told
+    the resource of each event."""
     handlers = kopf.OperatorRegistry()
     kopf.on.startup(registry=handlers)(_configure)
     kopf.on.login(registry=handlers)(_login)
@@ -24,6 +29,9 @@ def registry(wake: Wake, event: Callable[[str], None] = lambda resource: None) -
         kopf.on.event(GROUP, VERSION, plural, registry=handlers, id=plural)(_resource(wake, event, plural))
     kopf.on.event("v1", "pods", registry=handlers, id="pods")(_child(wake, event, "pods"))
     kopf.on.event("batch", "v1", "jobs", registry=handlers, id="jobs")(_child(wake, event, "jobs"))
+    if gang is Gang.KUEUE:
+        group, version = KUEUE.split("/")
+        kopf.on.event(group, version, "workloads", registry=handlers, id="workloads")(_child(wake, event, "workloads"))
     return handlers
 
 
@@ -60,6 +68,7 @@ async def _configure(settings: kopf.OperatorSettings, **_: Any) -> None:
     settings.watching.chunk_size = 500
     settings.watching.label_selectors["pods"] = "app.kubernetes.io/managed-by=tessera"
     settings.watching.label_selectors["jobs"] = "app.kubernetes.io/managed-by=tessera"
+    settings.watching.label_selectors["workloads"] = "app.kubernetes.io/managed-by=tessera"
     settings.networking.request_timeout = 30
     settings.networking.connect_timeout = 5
     settings.networking.error_backoffs = [1, 2, 4, 8]

@@ -16,10 +16,24 @@ from tessera_api.resolved_run import ResolvedRun
 from tessera_api.training_run import TrainingRun
 from tessera_api.training_run_status import TrainingRunStatus
 from tessera_operator import names
-from tessera_operator.cluster import FORBIDDEN, NODE_LEASES, Cluster, ClusterError, Json, core, jobs, lease, node, ours
+from tessera_operator.cluster import (
+    FORBIDDEN,
+    KUEUE,
+    NODE_LEASES,
+    Cluster,
+    ClusterError,
+    Json,
+    core,
+    custom,
+    jobs,
+    lease,
+    node,
+    ours,
+)
 from tessera_operator.coordinators import Coordinators, readable
+from tessera_operator.core.queue import Queue, read_admission
 from tessera_operator.core.view import Answer, Machine, OriginSeen, Pod, View
-from tessera_operator.profiles import Settings
+from tessera_operator.profiles import Gang, Settings
 
 
 @dataclass(frozen=True)
@@ -75,6 +89,8 @@ class Known:
     profiles: frozenset[str]
     pod_templates: bool
     lost_elsewhere: Mapping[str, str]
+    queues: bool = False
+    queue: Queue | None = None
 
 
 async def view_run(cluster: Cluster, found: Found, known: Known, coordinators: Coordinators) -> View:
@@ -102,10 +118,25 @@ async def view_run(cluster: Cluster, found: Found, known: Known, coordinators: C
         origin=origin,
         profiles=known.profiles,
         pod_templates=known.pod_templates,
+        queues=known.queues,
+        queue=known.queue,
         machines=await machines(cluster, doubtful(pods, answer) | avoided | set(known.lost_elsewhere)),
         answer=answer,
         lost_elsewhere=known.lost_elsewhere,
     )
+
+
+async def queue_of(cluster: Cluster, found: Found, run: TrainingRun, start: Pinned | None, gang: Gang) -> Queue | None:
+    """The queue that a start waits in, or has waited in; None where it has none. `gang`: of the installation as it is
+    now; one that has begun stays with that of its day."""
+    queued = start.resolved.run.spec.queue_name if start is not None else run.spec.queue_name
+    if queued is None or (start.settings.gang if start is not None else gang) is not Gang.KUEUE:
+        return None
+    number = (run.status.start if run.status else None) or 1
+    path = custom(KUEUE, found.namespace, "workloads", names.start_name(found.name, number))
+    document = await cluster.get(path)
+    there = document is not None and belongs(document, found.uid) and "deletionTimestamp" not in document["metadata"]
+    return Queue(read_admission(document) if there and document is not None else None)
 
 
 def read_run(found: Found) -> TrainingRun:

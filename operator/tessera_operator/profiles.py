@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,6 +36,20 @@ class Profile(_Setting):
     """Keep two nodes of a run off one host."""
 
 
+class Gang(StrEnum):
+    """Who finds places for all of a run's nodes at once."""
+
+    NONE = "none"
+    """Nobody: each pod is placed alone."""
+    KUEUE = "kueue"
+    """Kueue admits a run as a whole; runs that name no queue are not its affair."""
+    VOLCANO = "volcano"
+    COSCHEDULING = "coscheduling"
+    """The scheduler plugin of that name."""
+    NATIVE = "native"
+    """Kubernetes' own gang scheduling, as of 1.35 (alpha)."""
+
+
 class Settings(_Setting):
     """The operator's settings, `settings.yaml` of its chart."""
 
@@ -46,6 +61,9 @@ class Settings(_Setting):
     coordinator_resources: dict[str, dict[str, str]] = {}
     coordinator_node_selector: dict[str, str] = {}
     coordinator_tolerations: tuple[dict[str, Any], ...] = ()
+    gang: Gang = Gang.NONE
+    scheduler_name: str = ""
+    """Of the nodes' pods, where the gang is not Kueue's; empty: the cluster's default."""
     pod_templates: bool = False
     """Whether runs may say what is in their pods: only where somebody judges who wrote them."""
     network_policies_for: str = ""

@@ -15,12 +15,13 @@ from tessera_api.orders import StopRun
 from tessera_api.training_run import OPERATOR
 from tessera_api.training_run_status import TrainingRunStatus
 from tessera_operator import builders
-from tessera_operator.act import begin_run, delete_pods, make_build, make_pods, say, tell_endings
+from tessera_operator.act import begin_run, delete_pods, keep_place, make_build, make_pods, say, tell_endings
 from tessera_operator.cluster import Cluster, NamespaceEnding, ours
 from tessera_operator.coordinators import Coordinators
 from tessera_operator.core import build_decision
 from tessera_operator.core.build_decision import BuildView
 from tessera_operator.core.prerequisites import Blocked
+from tessera_operator.core.queue import must_go
 from tessera_operator.core.run_decision import STOP_SECONDS, Plan, decide, may_stop, written_end
 from tessera_operator.core.run_status import run_status, worth_writing
 from tessera_operator.core.slots import DeletePod
@@ -35,12 +36,13 @@ from tessera_operator.observe import (
     machines,
     pinned,
     pods_named,
+    queue_of,
     read_run,
     seconds,
     view_build,
     view_run,
 )
-from tessera_operator.profiles import Settings
+from tessera_operator.profiles import Gang, Settings
 from tessera_operator.wakes import Key
 
 logger = logging.getLogger(__name__)
@@ -106,11 +108,13 @@ class Reconciler:
             return None  # another controller's
         status = run.status or TrainingRunStatus()
         start = await pinned(self._cluster, found, status.start or 1)
+        queue = await queue_of(self._cluster, found, run, start, self._settings.gang)
+        evicted = must_go(run, start.resolved if start else None, queue) != ""
         if written_end(status) is not None or start is None:
             self._coordinators.forget(found.uid)
         else:
             addresses = start.resolved.coordinator
-            self._coordinators.watch(found.uid, addresses, run_key(self._secret, found.uid), may_stop(run))
+            self._coordinators.watch(found.uid, addresses, run_key(self._secret, found.uid), may_stop(run, evicted))
         elsewhere = {
             node: since for uid, lost in self._lost.items() if uid != found.uid for node, since in lost.items()
         }
@@ -121,6 +125,8 @@ class Reconciler:
             frozenset(settings.profiles),
             settings.pod_templates,
             elsewhere,
+            settings.gang in (Gang.KUEUE, Gang.VOLCANO),
+            queue,
         )
         view = await view_run(self._cluster, found, known, self._coordinators)
         plan = decide(view)
@@ -134,6 +140,7 @@ class Reconciler:
 
     async def _carry_out(self, found: Found, view: View, plan: Plan, start: Pinned | None) -> None:
         """What is counted first, then pods and orders, the status last."""
+        await keep_place(self._cluster, found, view, plan, self._settings)
         if start is not None and plan.over is None:
             found = await self._count(found, view, plan)
         if plan.blocked is not None:

@@ -152,6 +152,8 @@ def _api_server(program: Path, folder: Path, etcd_url: str, port: int) -> list[s
         f"--service-account-key-file={folder / 'accounts.key'}",
         f"--service-account-signing-key-file={folder / 'accounts.key'}",
         "--disable-admission-plugins=ServiceAccount",  # no controller makes the default accounts
+        "--feature-gates=GenericWorkload=true",  # with it the server knows the native gang scheduling, an alpha
+        "--runtime-config=scheduling.k8s.io/v1alpha1=true",
     ]
 
 

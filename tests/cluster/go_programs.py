@@ -109,6 +109,18 @@ def build_programs(*more: str) -> Programs:
     return programs
 
 
+def module_source(path: str, version: str) -> Path:
+    """The source of a Go module, such as definitions that its project ships. Raises ProgramsUnavailable."""
+    go = shutil.which("go")
+    if go is None:
+        raise ProgramsUnavailable(f"there is no Go to fetch {path} {version} with")
+    with _build_lock():
+        found = json.loads(
+            _run_go(go, _module_folder("source", "go 1.25.0\n"), "mod", "download", "-json", f"{path}@{version}")
+        )
+    return Path(found["Dir"])
+
+
 def cache() -> Path:
     """The folder that outlives every cluster: programs, images, what their layers were built from."""
     return Path(os.environ.get("TESSERA_CLUSTER_CACHE", Path.home() / ".cache" / "tessera-cluster"))

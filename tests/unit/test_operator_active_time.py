@@ -79,16 +79,19 @@ def test_a_run_has_its_time_to_the_last_second() -> None:
 
 
 @pytest.mark.parametrize(
-    ("spec", "seconds", "stands"),
+    ("spec", "seconds", "evicted", "stands"),
     [
-        ({}, 10**6, False),
-        ({"suspend": True}, None, True),
-        ({"activeDeadlineSeconds": 3600}, 3599, False),
-        ({"activeDeadlineSeconds": 3600}, 3600, True),
+        ({}, 10**6, False, False),
+        ({}, None, True, True),
+        ({"suspend": True}, None, False, True),
+        ({"activeDeadlineSeconds": 3600}, 3599, False, False),
+        ({"activeDeadlineSeconds": 3600}, 3600, False, True),
     ],
 )
-def test_an_order_to_stop_stands_while_its_reason_does(spec: dict[str, Any], seconds: int | None, stands: bool) -> None:
-    assert may_stop(a_run(counted(seconds, None), **spec)) is stands
+def test_an_order_to_stop_stands_while_its_reason_does(
+    spec: dict[str, Any], seconds: int | None, evicted: bool, stands: bool
+) -> None:
+    assert may_stop(a_run(counted(seconds, None), **spec), evicted) is stands
 
 
 def test_a_run_without_a_deadline_runs_on() -> None:

@@ -13,13 +13,14 @@ import pytest
 import yaml
 from kubernetes.aio import client, config
 
-from tessera_operator.cluster import Cluster
+from tessera_operator.cluster import GROUPS, KUEUE, Cluster
 from tessera_operator.installation_check import check
+from tessera_operator.manifests.gang import pod_group
 from tessera_operator.manifests.run import Owner, coordinator_pod
-from tessera_operator.profiles import Settings
+from tessera_operator.profiles import Gang, Settings
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.go_programs import Programs, missing
-from tests.unit.operator_world import a_start
+from tests.unit.operator_world import a_run, a_start
 
 CHART = Path(__file__).parents[2] / "charts" / "tessera"
 LIMIT_SECONDS = 60.0
@@ -69,6 +70,8 @@ def test_helm_finds_nothing_wrong_with_it(helm: Path) -> None:
         ("profiles.H100.device=cuda", "H100"),
         ("crds.enabled=maybe", "enabled"),
         ("podTemplates=always", "podTemplates"),
+        ("gang.kind=slurm", "kind"),
+        ("gang.kind=kueue,operator.namespaces={team}", "reads ResourceFlavors, which are the cluster's"),
     ],
 )
 def test_a_wrong_value_is_refused_by_name(helm: Path, change: str, words: str) -> None:
@@ -78,9 +81,10 @@ def test_a_wrong_value_is_refused_by_name(helm: Path, change: str, words: str) -
     assert words in done.stderr
 
 
-def test_the_api_server_takes_everything_that_is_rendered(helm: Path, plane: ControlPlane) -> None:
+@pytest.mark.parametrize("gang", ["none", "kueue", "volcano", "coscheduling", "native"])
+def test_the_api_server_takes_everything_that_is_rendered(helm: Path, plane: ControlPlane, gang: str) -> None:
     plane.kubectl("create", "namespace", "tessera-system")
-    for document in rendered(helm, "crds.enabled=false", "networkPolicies=true"):
+    for document in rendered(helm, "crds.enabled=false", "networkPolicies=true", f"gang.kind={gang}"):
         place = {**document["metadata"], "namespace": document["metadata"].get("namespace", "tessera-system")}
         done = plane.kubectl(
             *("apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-"),
@@ -116,6 +120,19 @@ def test_the_operator_may_not_read_secrets_nor_pass_on_rights_nor_enter_pods(hel
         assert not any("/" in resource and resource.startswith("pods/") for resource in rule["resources"])
         if "secrets" in rule["resources"]:
             assert rule["verbs"] == ["create"]
+
+
+@pytest.mark.parametrize("gang", ["kueue", "volcano", "coscheduling", "native"])
+def test_the_operator_may_make_the_groups_of_the_gang_that_it_is_told(helm: Path, gang: str) -> None:
+    def made(kind: str) -> set[tuple[str, str]]:
+        (role,) = [d for d in rendered(helm, f"gang.kind={kind}") if d["kind"] == "ClusterRole"]
+        rules = [rule for rule in role["rules"] if "create" in rule["verbs"]]
+        return {(group, resource) for rule in rules for group in rule["apiGroups"] for resource in rule["resources"]}
+
+    group = pod_group(Owner("team", "gpt", "uid"), a_run(), 1, Gang(gang))
+    version, plural = (group["apiVersion"], GROUPS[group["apiVersion"]]) if group else (KUEUE, "workloads")
+
+    assert made(gang) - made("none") == {(version.split("/")[0], plural)}
 
 
 def test_helm_test_has_the_server_judge_a_build_and_a_run(plane: ControlPlane) -> None:

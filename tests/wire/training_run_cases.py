@@ -158,6 +158,8 @@ _BOUNDS = (
     _run("spec.managedBy", "a.example/" + "x" * 244, "Too long: may not be more than 253 bytes", "a.example/X"),
     _run("spec.priorityClassName", "High", _SECRET, "high"),
     _run("spec.priorityClassName", "x" * 254, "Too long: may not be more than 253 bytes", "x" * 253),
+    _run("spec.queueName", "Team", _SECRET, "team"),
+    _run("spec.queueName", "x" * 64, "Too long: may not be more than 63 bytes", "x" * 63),
     _run("spec.activeDeadlineSeconds", 0, "should be greater than or equal to 1", 1),
     _run("spec.activeDeadlineSeconds", 315_360_001, "should be less than or equal to 315360000", 315_360_000),
     _run("spec.ttlSecondsAfterFinished", -1, "should be greater than or equal to 0", 0),

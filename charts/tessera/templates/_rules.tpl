@@ -12,6 +12,15 @@ key is created and never read.
 - {apiGroups: [""], resources: [secrets], verbs: [create]}
 - {apiGroups: [""], resources: [events], verbs: [create]}
 - {apiGroups: [batch], resources: [jobs], verbs: [get, list, watch, create]}
+{{- if eq .Values.gang.kind "kueue" }}
+- {apiGroups: [kueue.x-k8s.io], resources: [workloads], verbs: [get, list, watch, create, delete]}
+{{- else if eq .Values.gang.kind "volcano" }}
+- {apiGroups: [scheduling.volcano.sh], resources: [podgroups], verbs: [create]}
+{{- else if eq .Values.gang.kind "coscheduling" }}
+- {apiGroups: [scheduling.x-k8s.io], resources: [podgroups], verbs: [create]}
+{{- else if eq .Values.gang.kind "native" }}
+- {apiGroups: [scheduling.k8s.io], resources: [workloads], verbs: [create]}
+{{- end }}
 {{- if .Values.networkPolicies }}
 - {apiGroups: [networking.k8s.io], resources: [networkpolicies], verbs: [create]}
 {{- end }}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from tessera_api.data_fit import unfit_data
 from tessera_api.resource import Condition
+from tessera_operator.core.queue import waits_for
 from tessera_operator.core.resolve import resolved_datasets
 from tessera_operator.core.view import View
 
@@ -34,9 +35,18 @@ def blocked_by(view: View) -> Blocked | None:
         return Blocked(
             "PodTemplateRefused", f"{words}: leave it out, or ask the administrator (podTemplates of the chart)"
         )
+    if spec.queue_name is not None and not view.queues:
+        words = f"spec.queueName is {spec.queue_name}, and this installation has no queues"
+        return Blocked("NoQueues", f"{words}: leave it out, or ask the administrator (gang of the chart)")
     if view.start_number > 1:
         return None  # a later start has what the first one had
     return _datasets(view) or _origin(view) or _unfit(view)
+
+
+def queued(view: View) -> Blocked | None:
+    """What a run waits for that lacks nothing else."""
+    words = waits_for(view.run, view.queue)
+    return Blocked("Queued", words) if words else None
 
 
 def _datasets(view: View) -> Blocked | None:

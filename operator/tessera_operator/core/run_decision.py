@@ -6,6 +6,7 @@ Phase is output, never input. The first rule that speaks ends the list.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from tessera_api.exit_codes import ExitCode
 from tessera_api.orders import Size
@@ -14,7 +15,8 @@ from tessera_api.training_run import TrainingRun
 from tessera_api.training_run_status import PodAttempts, TrainingRunStatus
 from tessera_operator import names
 from tessera_operator.core.active_time import deadline_passed
-from tessera_operator.core.prerequisites import Blocked, blocked_by, succeeded
+from tessera_operator.core.prerequisites import Blocked, blocked_by, queued, succeeded
+from tessera_operator.core.queue import must_go
 from tessera_operator.core.slots import (
     DeletePod,
     MakePod,
@@ -33,6 +35,8 @@ SOON = 5.0
 SETTLED = 12.0
 """A run in which nothing moves is looked at as often as its numbers are written; its coordinator wakes it before."""
 LATER = 60.0
+QUEUED = 15.0
+"""Its Workload wakes a run that is admitted before."""
 FAREWELL_SECONDS = 30.0
 """So long a pod may take to hear of the end and to go by itself: one that began to look for the coordinator when that
 had gone would look for ever."""
@@ -50,6 +54,10 @@ class Plan:
     attempts: dict[str, PodAttempts] = field(default_factory=dict)
     avoided: dict[str, str] = field(default_factory=dict)
     """Nodes that get no pod of the run, each with the time of its loss."""
+    enqueue: bool = False
+    """Make the Workload that waits in Kueue's queue."""
+    release: bool = False
+    """Delete it: no node is wanted any more."""
     begin: bool = False
     """Make what every pod needs: key, services, run.json."""
     make: tuple[MakePod, ...] = ()
@@ -82,16 +90,18 @@ class Over:
 def decide(view: View) -> Plan:
     """See the module."""
     if view.start is None and view.run.spec.suspend:
-        return Plan(suspended=True, delete=tuple(_all(view)), look_again=SOON if view.pods else None)
+        gone = tuple(_all(view, SUSPENDED))
+        return Plan(suspended=True, release=_admission(view), delete=gone, look_again=SOON if view.pods else None)
     if view.start is None:
-        blocked = blocked_by(view)
-        return Plan(begin=blocked is None, blocked=blocked, look_again=LATER if blocked else 0.0)
+        return _begin(view)
     if (over := ended(view)) is not None:
         return _after(view, over)
     if (late := deadline_passed(view)) is not None:
         return _end_in_time(view, late)
     if view.run.spec.suspend:
-        return _suspend(view)
+        return _give_back(view, SUSPENDED)
+    if (evicted := must_go(view.run, view.start, view.queue)) != "":
+        return _give_back(view, evicted)
     wanted = attempts(view)
     if (over := _out_of_memory(view, wanted)) is not None:
         return Plan(over=over, look_again=SOON)
@@ -104,6 +114,21 @@ def decide(view: View) -> Plan:
         size=_size(view),
         look_again=max(0.2, min([SOON if _moving(view) else SETTLED, *waits])),
     )
+
+
+def _begin(view: View) -> Plan:
+    """Wait for what lacks, then in the queue, then begin."""
+    if (blocked := blocked_by(view)) is not None:
+        return Plan(blocked=blocked, release=_admission(view), look_again=LATER)
+    if (waits := queued(view)) is not None:
+        asked = view.queue is not None and view.queue.admission is None
+        return Plan(blocked=waits, enqueue=asked, look_again=SOON if asked else QUEUED)
+    return Plan(begin=True, look_again=0.0)
+
+
+def _admission(view: View) -> bool:
+    """Whether there is a Workload that could be given back."""
+    return view.queue is not None and view.queue.admission is not None
 
 
 def _out_of_memory(view: View, wanted: dict[str, PodAttempts]) -> Over | None:
@@ -134,7 +159,8 @@ def _size(view: View) -> Size | None:
 
 def _after(view: View, over: Over) -> Plan:
     """The run has ended: what is left of it goes, and in the end the resource, if that is wished for."""
-    plan = Plan(delete=tuple(_leftovers(view)), over=over, look_again=SOON if _restless(view) else None)
+    gone, again = tuple(_leftovers(view)), SOON if _restless(view) else None
+    plan = Plan(delete=gone, over=over, release=_admission(view) and not _restless(view), look_again=again)
     kept = view.run.spec.ttl_seconds_after_finished
     if kept is None or written_end(view.status) is None:
         return plan
@@ -142,18 +168,20 @@ def _after(view: View, over: Over) -> Plan:
     return replace(plan, expired=left <= 0, look_again=min(plan.look_again or left, max(left, 0.2)))
 
 
-def _suspend(view: View) -> Plan:
+def _give_back(view: View, why: str) -> Plan:
     """Stop with a commit, then give everything back; the next start has pods of other names."""
     if not view.pods:
         numbers = {entry.slot: entry.attempt for entry in view.status.attempts or ()}
         after = {slot: PodAttempts(slot=slot, attempt=numbers.get(slot, 0) + 1) for slot in {*slots_of(view), *numbers}}
-        return Plan(attempts=after, suspended=True, start=view.start_number + 1, look_again=0.0)
+        shown = {"suspended": True} if view.run.spec.suspend else {"blocked": Blocked("Evicted", why)}
+        next_one: dict[str, Any] = {"start": view.start_number + 1, "release": _admission(view), "look_again": 0.0}
+        return Plan(attempts=after, **next_one, **shown)
     known = {entry.slot: entry for entry in view.status.attempts or ()}
     if _has_stopped(view):
-        return Plan(attempts=known, delete=tuple(_all(view)), look_again=SOON)
+        return Plan(attempts=known, delete=tuple(_all(view, why)), look_again=SOON)
     workers = [pod for pod in view.pods if pod.role == names.WORKER]
-    idle = [DeletePod(pod.name, pod.uid, False, SUSPENDED) for pod in workers if pod.phase == "Pending"]
-    return Plan(attempts=known, stop=SUSPENDED, delete=tuple(idle), look_again=SOON)
+    idle = [DeletePod(pod.name, pod.uid, False, why) for pod in workers if pod.phase == "Pending"]
+    return Plan(attempts=known, stop=why, delete=tuple(idle), look_again=SOON)
 
 
 def _has_stopped(view: View) -> bool:
@@ -171,10 +199,10 @@ def _end_in_time(view: View, late: str) -> Plan:
     return Plan(attempts=known, stop=late, look_again=SOON)
 
 
-def may_stop(run: TrainingRun) -> bool:
+def may_stop(run: TrainingRun, evicted: bool) -> bool:
     """Whether an order to stop that was given still stands."""
     limit, seconds = run.spec.active_deadline_seconds, run.status.active_seconds if run.status else None
-    return run.spec.suspend or (limit is not None and (seconds or 0) >= limit)
+    return run.spec.suspend or evicted or (limit is not None and (seconds or 0) >= limit)
 
 
 def _unheard(view: View) -> bool:
@@ -183,9 +211,9 @@ def _unheard(view: View) -> bool:
     return age > STOP_SECONDS
 
 
-def _all(view: View) -> list[DeletePod]:
+def _all(view: View, why: str) -> list[DeletePod]:
     lost = [DeletePod(pod.name, pod.uid, True, f"node {pod.node} is lost") for pod in view.pods if forceable(view, pod)]
-    return lost + [DeletePod(pod.name, pod.uid, False, SUSPENDED) for pod in view.pods if not pod.deleting]
+    return lost + [DeletePod(pod.name, pod.uid, False, why) for pod in view.pods if not pod.deleting]
 
 
 def written_end(status: TrainingRunStatus) -> Over | None:

@@ -10,6 +10,7 @@ from tessera_api.resolved_run import ResolvedRun
 from tessera_api.training_run import TrainingRun
 from tessera_api.training_run_status import TrainingRunStatus
 from tessera_operator import names
+from tessera_operator.core.queue import Queue
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,10 @@ class View:
     profiles: frozenset[str] = frozenset()
     pod_templates: bool = False
     """Whether runs may say what is in their pods."""
+    queues: bool = False
+    """Whether there are queues to wait in."""
+    queue: Queue | None = None
+    """Of a run that has to wait for its nodes in one of Kueue's."""
     machines: Mapping[str, Machine | None] = field(default_factory=dict)
     """Those that were looked at, by name; None: it does not exist any more. Nobody looks at the node of a pod that the
     run counts: at a hundred runs that would be most of all requests."""

@@ -7,13 +7,19 @@ from typing import Any
 from tessera_api.pod_template import PodTemplate, Volume
 from tessera_api.resolved_run import ResolvedRun
 from tessera_api.resource import Document
+from tessera_api.training_run import TrainingRun
 from tessera_operator.manifests.pods import Manifest
 from tessera_operator.profiles import Profile
 
 
 def template_of(resolved: ResolvedRun) -> PodTemplate:
     """What the run asks for; nothing where it is silent."""
-    return resolved.run.spec.pod_template or PodTemplate()
+    return template_of_run(resolved.run)
+
+
+def template_of_run(run: TrainingRun) -> PodTemplate:
+    """The same of a run that has not begun."""
+    return run.spec.pod_template or PodTemplate()
 
 
 def dress(pod: Manifest, template: PodTemplate) -> Manifest:
