@@ -24,7 +24,7 @@ from tessera_operator.manifests import run as run_manifests
 from tessera_operator.manifests.network import network_policy
 from tessera_operator.manifests.run import Owner, Place
 from tessera_operator.observe import Found, Pinned, belongs, pinned
-from tessera_operator.profiles import Profile, Settings
+from tessera_operator.profiles import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -64,13 +64,16 @@ async def _enqueue(cluster: Cluster, found: Found, view: View, settings: Setting
             raise InTheWay(f"Workload {workload['metadata']['name']} is still that of an older run of the same name")
 
 
-async def _placed(cluster: Cluster, view: View, profile: Profile) -> Profile:
-    """The profile on the kinds of nodes that Kueue has assigned."""
+async def _placed(cluster: Cluster, view: View, settings: Settings) -> Settings:
+    """The settings of this start, on the kinds of machines that Kueue has assigned."""
     admission = view.queue.admission if view.queue is not None else None
-    if admission is None:
-        return profile
-    found = [await cluster.get(custom(KUEUE, "", "resourceflavors", name)) for name in admission.flavors]
-    return gang_manifests.with_flavors(profile, [flavor for flavor in found if flavor is not None])
+    kinds = (admission.flavors, admission.coordinator_flavors) if admission is not None else ((), ())
+    found: list[list[Json]] = [[], []]
+    for flavors, names_of_flavors in zip(found, kinds, strict=True):
+        for name in names_of_flavors:
+            if (flavor := await cluster.get(custom(KUEUE, "", "resourceflavors", name))) is not None:
+                flavors.append(flavor)
+    return gang_manifests.placed(settings, view.run.spec.nodes.accelerator, *found)
 
 
 async def begin_run(cluster: Cluster, found: Found, view: View, settings: Settings, secret: bytes) -> None:
@@ -84,7 +87,8 @@ async def begin_run(cluster: Cluster, found: Found, view: View, settings: Settin
         policy = network_policy(owner, settings.network_policies_for)
         await cluster.create(network_policies(found.namespace), policy)
     accelerator = view.run.spec.nodes.accelerator
-    profile = await _placed(cluster, view, settings.profiles[accelerator])
+    pinned_settings = await _placed(cluster, view, settings)
+    profile = pinned_settings.profiles[accelerator]
     group = gang_manifests.pod_group(owner, view.run, view.start_number, settings.gang)
     if group is not None:
         version = group["apiVersion"]
@@ -101,9 +105,7 @@ async def begin_run(cluster: Cluster, found: Found, view: View, settings: Settin
             raise StartLost(f"ConfigMap {name} is gone, without which nobody knows what decided the run's bits")
         resolved = resolve_again(before.resolved, view.run, profile, around)
     document = run_manifests.start_document(owner, resolved)
-    document["data"]["settings.json"] = settings.model_copy(
-        update={"profiles": {accelerator: profile}}
-    ).model_dump_json(by_alias=True)
+    document["data"]["settings.json"] = pinned_settings.model_dump_json(by_alias=True)
     await _create_own(cluster, found, "configmaps", document)
 
 

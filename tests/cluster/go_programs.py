@@ -44,9 +44,11 @@ MODULES = (
     Module("coredns", "github.com/coredns/coredns", "v1.13.2", "github.com/coredns/coredns"),
     Module("helm", "helm.sh/helm/v3", "v3.19.2", "helm.sh/helm/v3/cmd/helm"),
     Module("kwok", "sigs.k8s.io/kwok", "v0.7.0", "sigs.k8s.io/kwok/cmd/kwok"),
+    Module("jobset", "sigs.k8s.io/jobset", "v0.8.0", "sigs.k8s.io/jobset"),
+    Module("kueue", "sigs.k8s.io/kueue", "v0.17.0", "sigs.k8s.io/kueue/cmd/kueue"),
 )
-FOR_BENCHMARKS = ("kwok",)
-"""Compiled when a benchmark asks for them."""
+ON_DEMAND = ("jobset", "kwok", "kueue")
+"""Compiled when a benchmark or a long story asks for them."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ class Programs:
     coredns: Path
     helm: Path
     kwok: Path
+    kueue: Path
+    jobset: Path
 
     def control_plane(self) -> tuple[Path, ...]:
         """What a control plane without nodes needs."""
@@ -87,7 +91,7 @@ def cached_programs() -> Programs:
 
 
 def build_programs(*more: str) -> Programs:
-    """Compile what is missing, and `more` of what benchmarks alone need. Several processes may call this at once: one
+    """Compile what is missing, and `more` of what few need. Several processes may call this at once: one
     compiles, the others wait for it."""
     programs = cached_programs()
     if not missing([*programs.all(), *(getattr(programs, name) for name in more)]):
@@ -99,7 +103,7 @@ def build_programs(*more: str) -> Programs:
     with _build_lock():
         for module in MODULES:
             target = cache() / f"{module.program}-{module.version}" / module.program
-            wanted = module.program not in FOR_BENCHMARKS or module.program in more
+            wanted = module.program not in ON_DEMAND or module.program in more
             if wanted and not target.exists():
                 _compile(go, _module(go, module), module.package, target)
         for name in KUBERNETES:

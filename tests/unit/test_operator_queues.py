@@ -11,7 +11,7 @@ from tessera_api.training_run_status import PodAttempts, RunPhase, TrainingRunSt
 from tessera_operator.core.queue import Admission, Queue, read_admission
 from tessera_operator.core.run_decision import decide
 from tessera_operator.core.run_status import run_status
-from tessera_operator.manifests.gang import join, pod_group, with_flavors, workload
+from tessera_operator.manifests.gang import join, placed, pod_group, workload
 from tessera_operator.manifests.run import Place, worker_pod
 from tessera_operator.profiles import Gang, Profile
 from tests.unit.operator_world import ALL_COUNTED, a_run, a_start, a_view, an_answer, built, condition
@@ -143,17 +143,21 @@ def test_a_workload_is_read_as_kueue_writes_it() -> None:
 
     found = read_admission(document)
 
-    assert found == Admission("u", True, "", "Quota reserved in ClusterQueue all", 3, ("h100", "spot"))
+    assert found == Admission("u", True, "", "Quota reserved in ClusterQueue all", 3, ("h100", "spot"), ("small",))
     assert read_admission({**document, "status": {}}).message == "no word from Kueue yet"
 
 
 def test_pods_go_to_the_kinds_of_nodes_that_were_assigned() -> None:
     flavor = {"spec": {"nodeLabels": {"pool": "spot"}, "tolerations": [{"key": "spot", "operator": "Exists"}]}}
 
-    placed = with_flavors(Profile(node_selector={"kind": "h100"}), [flavor])
+    settings = SETTINGS.model_copy(update={"profiles": {"h100": Profile(node_selector={"kind": "h100"})}})
 
-    assert placed.node_selector == {"kind": "h100", "pool": "spot"}
-    assert placed.tolerations == ({"key": "spot", "operator": "Exists"},)
+    started = placed(settings, "h100", [flavor], [{"spec": {"nodeLabels": {"pool": "small"}}}])
+
+    profile = started.profiles["h100"]
+    assert profile.node_selector == {"kind": "h100", "pool": "spot"}
+    assert profile.tolerations == ({"key": "spot", "operator": "Exists"},)
+    assert started.coordinator_node_selector == {"pool": "small"}
 
 
 def test_no_other_scheduler_no_group() -> None:

@@ -30,7 +30,9 @@ class Admission:
     nodes: int
     """Nodes, spares included, that the Workload asks for."""
     flavors: tuple[str, ...] = ()
-    """The kinds of nodes that were assigned."""
+    """The kinds of machines that were assigned to the nodes."""
+    coordinator_flavors: tuple[str, ...] = ()
+    """And to the coordinators."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,6 @@ def read_admission(workload: Mapping[str, Any]) -> Admission:
     conditions = {each["type"]: each for each in status.get("conditions") or []}
     sets = {each["name"]: each for each in workload["spec"]["podSets"]}
     assigned = {each["name"]: each for each in (status.get("admission") or {}).get("podSetAssignments") or []}
-    flavors = (assigned.get(NODES) or {}).get("flavors") or {}
     evicted, waits = conditions.get("Evicted") or {}, conditions.get("QuotaReserved") or {}
     return Admission(
         uid=str(workload["metadata"]["uid"]),
@@ -55,8 +56,13 @@ def read_admission(workload: Mapping[str, Any]) -> Admission:
         evicted=str(evicted.get("message") or "evicted") if evicted.get("status") == "True" else "",
         message=str(waits.get("message") or "no word from Kueue yet")[:1000],
         nodes=int(sets[NODES]["count"]),
-        flavors=tuple(sorted(set(flavors.values()))),
+        flavors=_flavors(assigned.get(NODES)),
+        coordinator_flavors=_flavors(assigned.get(COORDINATORS)),
     )
+
+
+def _flavors(assigned: Mapping[str, Any] | None) -> tuple[str, ...]:
+    return tuple(sorted(set(((assigned or {}).get("flavors") or {}).values())))
 
 
 def waits_for(run: TrainingRun, queue: Queue | None) -> str:

@@ -8,7 +8,7 @@ from tessera_operator.core.queue import COORDINATORS, NODES
 from tessera_operator.manifests import pod_template
 from tessera_operator.manifests.pods import Manifest
 from tessera_operator.manifests.run import Owner
-from tessera_operator.profiles import Gang, Profile, Settings
+from tessera_operator.profiles import Gang, Settings
 
 COSCHEDULING_SECONDS = 120
 
@@ -47,13 +47,26 @@ def _pod(name: str, resources: Manifest, **more: object) -> Manifest:
     return {"restartPolicy": "Never", "containers": [container], **more}
 
 
-def with_flavors(profile: Profile, flavors: list[Manifest]) -> Profile:
-    """The profile on the kinds of nodes that Kueue has assigned."""
+Flavors = list[Manifest]
+"""Kueue's ResourceFlavors: kinds of machines."""
+
+
+def placed(settings: Settings, accelerator: str, nodes: Flavors, coordinators: Flavors) -> Settings:
+    """The settings of one start: its one profile and its coordinators on the kinds of machines that Kueue assigned."""
+    profile = settings.profiles[accelerator]
+    labels, tolerations = _where(nodes)
+    there = {"node_selector": profile.node_selector | labels, "tolerations": (*profile.tolerations, *tolerations)}
+    changed: Manifest = {"profiles": {accelerator: profile.model_copy(update=there)}}
+    labels, tolerations = _where(coordinators)
+    changed["coordinator_node_selector"] = settings.coordinator_node_selector | labels
+    changed["coordinator_tolerations"] = (*settings.coordinator_tolerations, *tolerations)
+    return settings.model_copy(update=changed)
+
+
+def _where(flavors: Flavors) -> tuple[dict[str, str], list[Manifest]]:
     specs = [flavor.get("spec") or {} for flavor in flavors]
-    selector = {key: value for spec in specs for key, value in (spec.get("nodeLabels") or {}).items()}
-    tolerations = [each for spec in specs for each in spec.get("tolerations") or []]
-    placed = {"node_selector": profile.node_selector | selector, "tolerations": (*profile.tolerations, *tolerations)}
-    return profile.model_copy(update=placed)
+    labels = {key: value for spec in specs for key, value in (spec.get("nodeLabels") or {}).items()}
+    return labels, [each for spec in specs for each in spec.get("tolerations") or []]
 
 
 def pod_group(owner: Owner, run: TrainingRun, start: int, gang: Gang) -> Manifest | None:
