@@ -125,7 +125,8 @@ def test_the_operator_may_not_read_secrets_nor_pass_on_rights_nor_enter_pods(hel
 @pytest.mark.parametrize("gang", ["kueue", "volcano", "coscheduling", "native"])
 def test_the_operator_may_make_the_groups_of_the_gang_that_it_is_told(helm: Path, gang: str) -> None:
     def made(kind: str) -> set[tuple[str, str]]:
-        (role,) = [d for d in rendered(helm, f"gang.kind={kind}") if d["kind"] == "ClusterRole"]
+        documents = [d for d in rendered(helm, f"gang.kind={kind}") if d["kind"] == "ClusterRole"]
+        (role,) = [d for d in documents if d["metadata"]["name"] == "tessera-operator"]
         rules = [rule for rule in role["rules"] if "create" in rule["verbs"]]
         return {(group, resource) for rule in rules for group in rule["apiGroups"] for resource in rule["resources"]}
 
@@ -165,6 +166,47 @@ def test_the_operators_pod_is_restricted_and_of_several_one_may_be_evicted(helm:
     assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
     assert one(documents, "PodDisruptionBudget")["spec"]["minAvailable"] == 1
     assert not [d for d in rendered(helm, "operator.replicas=1") if d["kind"] == "PodDisruptionBudget"]
+
+
+def test_the_administrator_says_more_of_the_operators_pod(helm: Path) -> None:
+    sets = [
+        *("imagePullSecrets[0].name=registry", "operator.priorityClassName=system-cluster-critical"),
+        *("operator.podLabels.team=ml", "operator.podLabels.app\\.kubernetes\\.io/name=other"),
+        *("operator.extraEnv[0].name=HTTPS_PROXY", "operator.extraEnv[0].value=http://proxy:3128"),
+    ]
+    template = one(rendered(helm, *sets), "Deployment")["spec"]["template"]
+
+    spec, labels = template["spec"], template["metadata"]["labels"]
+    assert (spec["imagePullSecrets"], spec["priorityClassName"]) == ([{"name": "registry"}], "system-cluster-critical")
+    assert (labels["team"], labels["app.kubernetes.io/name"]) == ("ml", "tessera")
+    assert spec["containers"][0]["env"] == [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}]
+
+
+@pytest.mark.parametrize(
+    ("role", "verb", "what", "allowed"),
+    [
+        ("view", "list", "trainingruns.tessera.dev", "yes"),
+        ("view", "create", "trainingruns.tessera.dev", "no"),
+        ("edit", "create", "datasetbuilds.tessera.dev", "yes"),
+        ("edit", "patch", "trainingruns.tessera.dev/scale", "yes"),
+        ("edit", "patch", "trainingruns.tessera.dev/status", "no"),
+    ],
+)
+def test_who_may_view_or_edit_a_namespace_may_do_so_with_runs(
+    helm: Path, plane: ControlPlane, role: str, verb: str, what: str, allowed: str
+) -> None:
+    (document,) = [d for d in rendered(helm) if d["metadata"]["name"] == f"tessera-{role}"]
+    assert document["metadata"]["labels"] == {f"rbac.authorization.k8s.io/aggregate-to-{role}": "true"}
+    assert plane.apply(document).returncode == 0
+    plane.kubectl("create", "namespace", "people")
+    binding = (f"{role}s", f"--clusterrole=tessera-{role}", f"--user={role}er", "--namespace=people")
+    plane.kubectl("create", "rolebinding", *binding)
+
+    resource, _, sub = what.partition("/")
+    question = ("auth", "can-i", verb, resource, *((f"--subresource={sub}",) if sub else ()))
+    asked = plane.kubectl(*question, "--namespace=people", f"--as={role}er")
+
+    assert asked.stdout.strip() == allowed, asked.stderr
 
 
 def test_monitoring_is_left_out_unless_it_is_asked_for(helm: Path) -> None:
