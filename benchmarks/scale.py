@@ -14,42 +14,33 @@ import asyncio
 import json
 import os
 import random
-import secrets
 import shutil
-import ssl
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import aiohttp
 import yaml
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tessera_api.messages import FROM_AGENT, StatusAnswer, Welcome  # noqa: E402
-from tessera_api.orders import StatusQuestion  # noqa: E402
-from tessera_api.stream import MessageStream  # noqa: E402
-from tessera_coordinator.door import Door, hello_on  # noqa: E402
+from scale_world import TEAM, WORKERS, Json, Place, Pods, Writer, coordinators, loopback, watch  # noqa: E402
+
 from tessera_operator import names  # noqa: E402
-from tessera_operator.keys import run_key  # noqa: E402
-from tests.cluster.control_plane import ControlPlane, control_plane  # noqa: E402
-from tests.cluster.go_programs import Programs, build_programs  # noqa: E402
+from tests.cluster.control_plane import control_plane  # noqa: E402
+from tests.cluster.go_programs import build_programs  # noqa: E402
 from tests.unit.operator_world import RUN  # noqa: E402
 from tests.unit.test_operator_builds import BUILD, RESULT  # noqa: E402
 
-RUNS, WORKERS, NODES, EVENTS = 100, 6, 60, 300
+RUNS, NODES, EVENTS = 100, 60, 300
 EVENTS_PER_SECOND = 5.0
-TEAM, HOME = "team", "tessera-system"
+HOME = "tessera-system"
 LIMIT_SECONDS = 120.0
-Json = dict[str, Any]
 
 
 def main() -> None:
@@ -64,25 +55,10 @@ def main() -> None:
         asyncio.run(_measure(Place(programs, plane, Path(folder), 10 if options.quick else RUNS), options.quick))
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where everything runs."""
-
-    programs: Programs
-    plane: ControlPlane
-    folder: Path
-    runs: int
-    secret: bytes = field(default_factory=lambda: secrets.token_bytes(32))
-
-    def names(self) -> list[str]:
-        """The runs."""
-        return [f"gpt-{number}" for number in range(self.runs)]
-
-
 async def _measure(place: Place, quick: bool) -> None:
     _prepare(place)
     with _program(place, "scheduler", _scheduler(place)), _program(place, "kwok", _kwok(place)):
-        async with _watch(place) as pods, _coordinators(place, pods):
+        async with watch(place) as pods, coordinators(place, pods):
             with _program(place, "operator", _operator(place)) as operator:
                 created = await _create(place, pods)
                 _say(
@@ -191,16 +167,12 @@ def _operator(place: Place) -> list[str]:
     for number, name in enumerate(place.names()):
         for slot in names.COORDINATOR_SLOTS:
             service = f"{names.coordinator_service(name, slot)}.{TEAM}.svc.cluster.local"
-            lines.append(f"{_loopback(number, slot)} {service}")
+            lines.append(f"{loopback(number, slot)} {service}")
     (place.folder / "hosts").write_text("\n".join(lines) + "\n", encoding="utf-8")
     program = [sys.executable, "-m", "tessera_operator", "--settings", str(place.folder / "settings.yaml")]
     program += ["--secret", str(place.folder / "secret"), "--namespace", HOME]
     bind = 'mount --bind "$1" /etc/hosts && shift && exec "$@"'
     return ["unshare", "--mount", "sh", "-c", bind, "sh", str(place.folder / "hosts"), *program]
-
-
-def _loopback(number: int, slot: str) -> str:
-    return f"127.9.{number}.{1 + names.COORDINATOR_SLOTS.index(slot)}"
 
 
 @contextmanager
@@ -218,135 +190,6 @@ def _program(place: Place, name: str, argv: list[str]) -> Iterator[subprocess.Po
     finally:
         process.terminate()
         process.wait(20)
-
-
-# ---- who watches ----------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Pods:
-    """Every pod as the API server shows it, and when one watcher saw what."""
-
-    documents: dict[str, Json] = field(default_factory=dict)
-    appeared: dict[str, float] = field(default_factory=dict)
-    failed: dict[str, float] = field(default_factory=dict)
-
-    def take(self, kind: str, pod: Json) -> None:
-        """An event of the watch."""
-        name, now = pod["metadata"]["name"], time.monotonic()
-        if kind == "DELETED":
-            self.documents.pop(name, None)
-            return
-        self.documents[name] = pod
-        self.appeared.setdefault(name, now)
-        if (pod.get("status") or {}).get("phase") == "Failed":
-            self.failed.setdefault(name, now)
-
-    def running(self) -> int:
-        """How many run."""
-        return sum(_phase(pod) == "Running" for pod in self.documents.values())
-
-    def of(self, run: str, role: str) -> tuple[str, ...]:
-        """The running pods of a run."""
-        labels = {names.RUN_LABEL: run, names.ROLE_LABEL: role}.items()
-        here = (pod for pod in self.documents.values() if labels <= pod["metadata"]["labels"].items())
-        return tuple(sorted(pod["metadata"]["name"] for pod in here if _phase(pod) == "Running"))
-
-
-def _phase(pod: Json) -> str:
-    return str((pod.get("status") or {}).get("phase"))
-
-
-@asynccontextmanager
-async def _watch(place: Place) -> AsyncIterator[Pods]:
-    pods = Pods()
-    trust = ssl.create_default_context(cafile=str(place.plane.kubeconfig.parent / "server.crt"))
-    token = yaml.safe_load(place.plane.kubeconfig.read_text())["users"][0]["user"]["token"]
-    connector = aiohttp.TCPConnector(ssl=trust)
-    headers = {"Authorization": f"Bearer {token}"}
-
-    async def follow(session: aiohttp.ClientSession) -> None:
-        url = f"{place.plane.url}/api/v1/namespaces/{TEAM}/pods?watch=1"
-        async with session.get(url, timeout=aiohttp.ClientTimeout(total=None)) as answer:
-            async for line in answer.content:
-                event = json.loads(line)
-                pods.take(event["type"], event["object"])
-
-    async with aiohttp.ClientSession(connector=connector, headers=headers, read_bufsize=2**22) as session:
-        task = asyncio.create_task(follow(session))
-        try:
-            yield pods
-        finally:
-            task.cancel()
-
-
-# ---- who plays the coordinators ---------------------------------------------------------------------------------
-
-
-@asynccontextmanager
-async def _coordinators(place: Place, pods: Pods) -> AsyncIterator[None]:
-    """One listener a run, at the address of its first coordinator; nobody is at that of the second."""
-    played = [_Played(place, pods, name) for name in place.names()]
-    servers = [
-        await asyncio.start_server(one.accept, _loopback(number, "c0"), names.PORT) for number, one in enumerate(played)
-    ]
-    try:
-        yield
-    finally:
-        for server in servers:
-            server.close()
-        for one in played:
-            await one.close()
-
-
-class _Played:
-    """A coordinator that counts whichever pods of its run run, and makes a step a second."""
-
-    def __init__(self, place: Place, pods: Pods, run: str) -> None:
-        self._place, self._pods, self._run = place, pods, run
-        self._began = time.monotonic()
-        self._door: Door | None = None
-
-    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Refused until a pod says which run this is: the key follows from its uid."""
-        if self._door is None and (uid := self._uid()) is not None:
-            self._door = Door(run_key(self._place.secret, uid), self._serve)
-        if self._door is None:
-            writer.close()
-            return
-        await self._door.accept(reader, writer)
-
-    async def close(self) -> None:
-        """No more streams."""
-        if self._door is not None:
-            await self._door.close()
-
-    def _uid(self) -> str | None:
-        mine = (pod for pod in self._pods.documents.values() if pod["metadata"]["labels"][names.RUN_LABEL] == self._run)
-        return next((str(pod["metadata"]["ownerReferences"][0]["uid"]) for pod in mine), None)
-
-    async def _serve(self, stream: MessageStream) -> None:
-        await hello_on(stream)
-        stream.send(Welcome(run=self._run, term=1))
-        while True:
-            if isinstance(FROM_AGENT.validate_python((await stream.receive(60)).body), StatusQuestion):
-                stream.send(self._answer())
-
-    def _answer(self) -> StatusAnswer:
-        nodes = self._pods.of(self._run, names.WORKER)
-        step = int(time.monotonic() - self._began)
-        running = {"type": "Running", "status": "True", "reason": "Running", "message": "it trains"}
-        status: dict[str, object] = {
-            "phase": "Running",
-            "conditions": [running],
-            "step": f"{step}/100000",
-            "loss": f"{5 / (1 + step):.4f}",
-            "nodes": f"{len(nodes[: WORKERS - 1])}/{WORKERS - 1}",
-        }
-        coordinators = self._pods.of(self._run, names.COORDINATOR)
-        return StatusAnswer(
-            status=status, active=nodes[: WORKERS - 1], spare=nodes[WORKERS - 1 :], coordinators=coordinators
-        )
 
 
 # ---- what is measured -------------------------------------------------------------------------------------------
@@ -368,7 +211,7 @@ async def _fail_pods(place: Place, pods: Pods, events: int) -> list[float]:
     """Seconds from each failure, as the API server shows it, to the pod that takes its place."""
     chosen = [(run, f"n{slot}") for run in place.names() for slot in range(WORKERS)]
     random.Random(7).shuffle(chosen)
-    client = _Writer(place)
+    client = Writer(place)
     ended = {"exitCode": 1, "reason": "Error", "finishedAt": "2026-11-27T12:00:00Z"}
     container = {"name": "node", "image": "trainer:1", "imageID": "x", "ready": False, "restartCount": 0}
     status = {"phase": "Failed", "containerStatuses": [{**container, "state": {"terminated": ended}}]}
@@ -381,28 +224,6 @@ async def _fail_pods(place: Place, pods: Pods, events: int) -> list[float]:
             await asyncio.sleep(1 / EVENTS_PER_SECOND)
     await _until("all are replaced", lambda: all(new in pods.appeared for _, new in waited))
     return [pods.appeared[new] - pods.failed[old] for old, new in waited]
-
-
-class _Writer:
-    """Writes statuses of pods, as kubelets do."""
-
-    def __init__(self, place: Place) -> None:
-        trust = ssl.create_default_context(cafile=str(place.plane.kubeconfig.parent / "server.crt"))
-        token = yaml.safe_load(place.plane.kubeconfig.read_text())["users"][0]["user"]["token"]
-        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/merge-patch+json"}
-        self._url = f"{place.plane.url}/api/v1/namespaces/{TEAM}/pods"
-        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=trust), headers=headers)
-
-    async def __aenter__(self) -> _Writer:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._session.close()
-
-    async def status(self, pod: str, status: Json) -> None:
-        """A pod's status."""
-        async with self._session.patch(f"{self._url}/{pod}/status", json={"status": status}) as answer:
-            assert answer.status == 200, await answer.text()
 
 
 def _heard(place: Place) -> int:

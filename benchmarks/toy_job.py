@@ -51,5 +51,4 @@ def main() -> None:
             s3.put_object(Bucket=BUCKET, Key=f"{name}/last", Body=json.dumps(said).encode())
 
 
-if __name__ == "__main__":
-    main()
+main()

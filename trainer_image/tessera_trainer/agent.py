@@ -25,10 +25,12 @@ from tessera_api.messages import Processes, Trouble, TroubleKind
 from tessera_api.resolved_run import ResolvedRun, read_resolved_run
 from tessera_api.run_directory import RunDirectory
 from tessera_run.run import SOCKET_VARIABLE
+from tessera_store import open_store
 from tessera_trainer.last_words import LastWords, last_words
 from tessera_trainer.memory_limit import MemoryLimit
 from tessera_trainer.node_link import Identity, NodeLink
 from tessera_trainer.proof import ProofRequest, ProofResult, raise_open_files
+from tessera_trainer.rank_logs import RankLogs
 from tessera_trainer.trainer_lines import TrainerLines
 from tessera_trainer.warm_link import WarmProcess, children_of, kill_sessions_of_children
 
@@ -42,6 +44,9 @@ READY_SECONDS = 60.0
 FACTS_SECONDS = 2.0
 """How old a beat's list of processes may be while trainers and warm process are the same: each look costs CPU."""
 MAX_SOCKET_PATH = 90
+SHOW_RANKS = "TESSERA_SHOW_RANKS"
+"""Variable that is 1 where the agent's own output is all that people see of a node. (No argument: an image of an older
+version would not know it.)"""
 WARM_IMPORTS = ("torch", "torch.distributed", "tessera_trainer.imports")
 
 
@@ -57,6 +62,7 @@ class RunningNode:
         identity = Identity(name, uuid.uuid4().hex[:12], _own_address(endpoints), processes)
         addresses = tuple(_address(endpoint) for endpoint in endpoints.split(","))
         self.link = NodeLink(identity, directory.key.read_bytes(), addresses, self._facts, self._lines.tell)
+        self.rank_logs: RankLogs | None = None
         self._memory = MemoryLimit()
         self._proven = False
         self._fingerprint = ""
@@ -72,6 +78,12 @@ class RunningNode:
     def warm_up(self) -> None:
         """From the main thread: the warm process dies with the thread that started it."""
         self._warm.start()
+
+    def show_ranks(self) -> None:
+        """What the trainers print is shown from now on, and its end stored where the run is."""
+        folder = self._directory.agent_log(self.link.node_name).parent
+        self.rank_logs = RankLogs(folder, _show, lambda: open_store(self._resolved.storage))
+        self.rank_logs.begin()
 
     def go_online(self) -> None:
         """Once everything is imported: an import holds the interpreter for seconds, and beats with it."""
@@ -170,6 +182,10 @@ class RunningNode:
         return Processes(agent_pid=own, worker_pids=self._lines.pids(), sessions=tuple(sessions)[:200])
 
 
+def _show(line: str) -> None:
+    print(line, flush=True)
+
+
 def _socket_folder(directory: RunDirectory, name: str) -> Path:
     """A private folder with a short path: a socket's may have 107 bytes."""
     folder = directory.root / "sockets" / name
@@ -221,6 +237,8 @@ def main() -> int:
     os.environ.update(node.environment())
     raise_open_files()
     node.warm_up()
+    if os.environ.get(SHOW_RANKS) == "1":
+        node.show_ranks()
     program = [arguments.program] if arguments.program else ["-m", "tessera_trainer"]
     return _run(node, _torchrun_arguments(node, resolved, arguments.coordinator, program))
 
@@ -234,7 +252,11 @@ def _run(node: RunningNode, torchrun_arguments: list[str]) -> int:
     assert threading.current_thread() is threading.main_thread()
     use_node(node)
     node.go_online()
-    torchrun(torchrun_arguments)
+    try:
+        torchrun(torchrun_arguments)
+    finally:
+        if node.rank_logs is not None:
+            node.rank_logs.end()
     closed = node.link.closed
     return closed.exit_code if closed is not None else ExitCode.DONE
 

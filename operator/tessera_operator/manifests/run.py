@@ -149,7 +149,7 @@ def worker_pod(owner: Owner, resolved: ResolvedRun, settings: Settings, profile:
     arguments += ["--coordinator", resolved.coordinator]
     secret = resolved.run.spec.storage.secret_ref
     needed: list[Manifest] = [{"name": key, "value": value} for key, value in profile.environment.items()]
-    needed += storage_environment(secret.name if secret else None)
+    needed += [*storage_environment(secret.name if secret else None), {"name": "TESSERA_SHOW_RANKS", "value": "1"}]
     mounts = [{"name": "cache", "mountPath": "/cache"}, {"name": "memory", "mountPath": "/dev/shm"}]
     body = container(
         *("node", template.image or settings.trainer_image, settings.pull_policy, arguments),
