@@ -154,6 +154,7 @@ def _template(installed: Installation, name: str, endpoint: str, subdomain: str 
         " --rdzv-conf=is_host=$([ $JOB_COMPLETION_INDEX = 0 ] && echo 1 || echo 0) /toy/toy_job.py"
     )
     fixed = {**S3_USER, "AWS_ENDPOINT_URL": S3_URL, "AWS_EC2_METADATA_DISABLED": "true", "TOY_NAME": name}
+    fixed["TORCHINDUCTOR_CACHE_DIR"] = "/tmp/inductor"  # DDP imports what makes it
     container = {
         "name": "node",
         "image": installed.cluster.image("trainer"),
