@@ -154,17 +154,19 @@ def _template(installed: Installation, name: str, endpoint: str, subdomain: str 
         " --rdzv-conf=is_host=$([ $JOB_COMPLETION_INDEX = 0 ] && echo 1 || echo 0) /toy/toy_job.py"
     )
     fixed = {**S3_USER, "AWS_ENDPOINT_URL": S3_URL, "AWS_EC2_METADATA_DISABLED": "true", "TOY_NAME": name}
-    fixed["TORCHINDUCTOR_CACHE_DIR"] = "/tmp/inductor"  # DDP imports what makes it
     container = {
         "name": "node",
         "image": installed.cluster.image("trainer"),
         "command": ["sh", "-c", program],
         "env": [{"name": key, "value": value} for key, value in fixed.items()],
-        "volumeMounts": [{"name": "toy", "mountPath": "/toy"}, {"name": "tmp", "mountPath": "/tmp"}],
+        "volumeMounts": [{"name": name, "mountPath": f"/{name}"} for name in ("toy", "tmp", "cache")],
     }
     term = {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"toy": name}}}
     apart = {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
-    volumes = [{"name": "toy", "configMap": {"name": "toy"}}, {"name": "tmp", "emptyDir": {}}]
+    volumes = [
+        {"name": "toy", "configMap": {"name": "toy"}},
+        *({"name": name, "emptyDir": {}} for name in ("tmp", "cache")),
+    ]
     spec: Json = {
         "restartPolicy": "Never",
         "containers": [container],

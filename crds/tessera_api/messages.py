@@ -89,6 +89,8 @@ class Hello(Record):
     holding: Holding | None = None
     term_seen: Count = 0
     """The highest term that this agent has obeyed; a coordinator with a smaller one ends itself."""
+    proof: Annotated[str | None, Field(max_length=64)] = None
+    """Of one that is no agent: that it holds the run's control key, which nodes do not have."""
 
 
 class Beat(Record):

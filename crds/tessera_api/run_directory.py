@@ -27,6 +27,12 @@ class RunDirectory:
         return self.root / "key"
 
     @property
+    def control_key(self) -> Path:
+        """On a cluster, of coordinators alone: the key of whoever may order a stop or another size. Where there is
+        none, the run's key is enough."""
+        return self.root / "control" / "key"
+
+    @property
     def lock(self) -> Path:
         """Held (flock) by the one `tessera local` that drives the run."""
         return self.root / "lock"

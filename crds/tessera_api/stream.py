@@ -6,6 +6,7 @@ Opens no sockets and knows no address: whoever owns the connection hands it in. 
 from __future__ import annotations
 
 import asyncio
+import hmac
 import secrets
 
 from tessera_api.record import Record
@@ -49,6 +50,14 @@ class MessageStream:
             raise StreamClosed(str(error) or type(error).__name__) from error
         server, client = (nonce, theirs) if side is Side.SERVER else (theirs, nonce)
         return cls(reader, writer, Channel(key, server, client, side))
+
+    def proof(self, control: bytes) -> str:
+        """That this end of the stream holds the key `control`."""
+        return self._channel.proof(control)
+
+    def proves(self, control: bytes, proof: str | None) -> bool:
+        """Whether the other end's proof is right."""
+        return proof is not None and hmac.compare_digest(self._channel.proof(control), proof)
 
     async def receive(self, limit: float | None) -> Envelope:
         """The next message, within `limit` seconds (None: for ever). Raises StreamClosed."""

@@ -25,7 +25,7 @@ from tessera_api.log import Claim
 from tessera_api.resolved_run import read_resolved_run
 from tessera_api.run_directory import RunDirectory
 from tessera_coordinator import last_words
-from tessera_coordinator.client import Address
+from tessera_coordinator.client import Address, Keys
 from tessera_coordinator.client import leads as answers_as_leader
 from tessera_coordinator.coordinator import Coordinator
 from tessera_coordinator.core.history import History, IllegalEntry
@@ -102,7 +102,7 @@ def _place(arguments: argparse.Namespace) -> Place:
     return Place(
         directory=directory,
         resolved=read_resolved_run(directory.run_json),
-        key=directory.key.read_bytes(),
+        keys=_keys(directory),
         host=host,
         port=int(port),
         name=arguments.name,
@@ -110,6 +110,13 @@ def _place(arguments: argparse.Namespace) -> Place:
         peer=arguments.peer,
         metrics=arguments.metrics,
     )
+
+
+def _keys(directory: RunDirectory) -> Keys:
+    try:
+        return Keys(directory.key.read_bytes(), directory.control_key.read_bytes())
+    except FileNotFoundError:
+        return Keys(directory.key.read_bytes())
 
 
 async def _coordinate(place: Place) -> int:
@@ -158,7 +165,7 @@ async def _take_part(place: Place, leads: Callable[[Coordinator, StepLine | None
 async def _leads_at_once(place: Place, history: History) -> bool:
     if place.peer is None:
         return True
-    if await answers_as_leader(place.peer, place.key, place.name, ASK_SECONDS):
+    if await answers_as_leader(place.peer, place.keys, place.name, ASK_SECONDS):
         logger.info("stands by: the coordinator at %s leads", place.peer)
         return False
     return first_in_line(history, place.slot)
@@ -169,10 +176,10 @@ async def _wait_for_the_lead(place: Place, log: RunLog) -> tuple[Lobby, Claim | 
     in use), Superseded."""
     assert place.peer is not None
     succession = Succession(time.monotonic())
-    lobby = Lobby(place.resolved.name, place.key, succession)
+    lobby = Lobby(place.resolved.name, place.keys.run, succession)
     port = await lobby.open(place.host, place.port)
     logger.info("standing by on %s:%d", place.host, port)
-    while await stand_by(succession, client_of(place.peer, place.key, place.name), log.read_all):
+    while await stand_by(succession, client_of(place.peer, place.keys, place.name), log.read_all):
         try:
             term = await asyncio.to_thread(claim, place, log)
         except StoreError as error:

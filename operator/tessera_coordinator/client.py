@@ -59,7 +59,17 @@ class Address:
         return f"{self.host}:{self.port}"
 
 
-async def begin(address: Address, key: bytes, hello: Hello) -> tuple[MessageStream, Welcome]:
+@dataclass(frozen=True)
+class Keys:
+    """What a controller shows of itself."""
+
+    run: bytes
+    """Everybody's of the run."""
+    control: bytes | None = None
+    """Coordinators' and controllers' alone; None where the run's is enough."""
+
+
+async def begin(address: Address, keys: Keys, hello: Hello) -> tuple[MessageStream, Welcome]:
     """A stream to the coordinator at `address`, and its welcome. Raises StreamClosed, of one that stands by
     too."""
     try:
@@ -67,8 +77,9 @@ async def begin(address: Address, key: bytes, hello: Hello) -> tuple[MessageStre
             reader, writer = await asyncio.open_connection(address.host, address.port)
     except (OSError, TimeoutError) as error:
         raise StreamClosed(str(error) or type(error).__name__) from error
-    stream = await MessageStream.begin(reader, writer, key, Side.CLIENT, CONNECT_LIMIT)
-    stream.send(hello)
+    stream = await MessageStream.begin(reader, writer, keys.run, Side.CLIENT, CONNECT_LIMIT)
+    proof = stream.proof(keys.control) if keys.control is not None else None
+    stream.send(hello.model_copy(update={"proof": proof}))
     welcome = understood((await stream.receive(CONNECT_LIMIT)).body)
     if not isinstance(welcome, Welcome):
         stream.close()
@@ -76,12 +87,12 @@ async def begin(address: Address, key: bytes, hello: Hello) -> tuple[MessageStre
     return stream, welcome
 
 
-async def leads(address: Address, key: bytes, name: str, limit: float = CONNECT_LIMIT) -> bool:
+async def leads(address: Address, keys: Keys, name: str, limit: float = CONNECT_LIMIT) -> bool:
     """Whether a coordinator answers there, within `limit` seconds, and leads."""
     hello = Hello(role=Role.STANDBY, node=name, incarnation=secrets.token_hex(8))
     try:
         async with asyncio.timeout(limit):
-            stream, _ = await begin(address, key, hello)
+            stream, _ = await begin(address, keys, hello)
     except (StreamClosed, TimeoutError):
         return False
     stream.close()
@@ -94,12 +105,12 @@ class ControllerClient:
     def __init__(
         self,
         addresses: tuple[Address, ...],
-        key: bytes,
+        keys: Keys,
         name: str,
         question_seconds: float = 1.0,
         role: Role = Role.CONTROLLER,
     ) -> None:
-        self._addresses, self._key, self._name, self._role = addresses, key, name, role
+        self._addresses, self._keys, self._name, self._role = addresses, keys, name, role
         self._term = 0
         """The highest that a coordinator has welcomed us with: an older one is passed over."""
         self._incarnation = secrets.token_hex(8)
@@ -162,7 +173,7 @@ class ControllerClient:
     async def _begin(self, address: Address) -> MessageStream:
         """A stream to a coordinator that leads. Raises StreamClosed."""
         hello = Hello(role=self._role, node=self._name, incarnation=self._incarnation, term_seen=self._term)
-        stream, welcome = await begin(address, self._key, hello)
+        stream, welcome = await begin(address, self._keys, hello)
         if welcome.term < self._term:
             stream.close()
             raise StreamClosed(f"its term is {welcome.term}; {self._term} was seen")

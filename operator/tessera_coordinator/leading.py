@@ -18,7 +18,7 @@ from tessera_api.resolved_run import ResolvedRun
 from tessera_api.run_directory import RunDirectory
 from tessera_coordinator import last_words
 from tessera_coordinator.accounts import Accounts
-from tessera_coordinator.client import Address
+from tessera_coordinator.client import Address, Keys
 from tessera_coordinator.coordinator import Coordinator, Terms
 from tessera_coordinator.core.formation import Wanted
 from tessera_coordinator.core.history import History
@@ -45,7 +45,7 @@ class Place:
 
     directory: RunDirectory
     resolved: ResolvedRun
-    key: bytes
+    keys: Keys
     host: str
     port: int
     name: str
@@ -90,7 +90,7 @@ async def lead(place: Place, store: Store, log: RunLog, claim: Claim, ears: Ears
     coordinator.collect = _collect_with(Collector(store))
     ears.leads(coordinator, known.newest)
     coordinator.begin(claim, _same_start(log.history, place.resolved.start))
-    server = Server(coordinator, scribe, place.key, place.name)
+    server = Server(coordinator, scribe, place.keys, place.name)
     code = await server.serve(place.host, place.port, ears.ready)
     records.close()
     last_words.leave(coordinator.status())

@@ -29,6 +29,7 @@ from tessera_api.messages import (
 )
 from tessera_api.orders import Reaped, Size, StatusQuestion, StopRun
 from tessera_api.stream import MessageStream, StreamClosed
+from tessera_coordinator.client import Keys
 from tessera_coordinator.coordinator import Coordinator
 from tessera_coordinator.core.membership import State
 from tessera_coordinator.door import Door, hello_on
@@ -57,9 +58,10 @@ class TermSeen(Exception):
 class Server:
     """See the module."""
 
-    def __init__(self, coordinator: Coordinator, scribe: Scribe, key: bytes, name: str = "") -> None:
+    def __init__(self, coordinator: Coordinator, scribe: Scribe, keys: Keys, name: str = "") -> None:
         self._coordinator, self._scribe, self._name = coordinator, scribe, name
-        self._door = Door(key, self._serve)
+        self._control_key = keys.control
+        self._door = Door(keys.run, self._serve)
         self._standbys: dict[str, float] = {}
         """When each coordinator that stands by last asked."""
         self._agents: dict[str, tuple[str, MessageStream]] = {}
@@ -112,6 +114,9 @@ class Server:
 
     async def _talk(self, stream: MessageStream) -> None:
         hello = await hello_on(stream)
+        orders = hello.role in (Role.CONTROLLER, Role.STANDBY)
+        if orders and self._control_key is not None and not stream.proves(self._control_key, hello.proof):
+            raise StreamClosed(f"{hello.node} may not speak as {hello.role}: it does not hold the control key")
         if hello.term_seen > self._coordinator.term:
             raise TermSeen(f"{hello.node} has obeyed term {hello.term_seen}; ours is {self._coordinator.term}")
         welcome = Welcome(run=self._coordinator.terms.run, term=self._coordinator.term, takes=("size",))

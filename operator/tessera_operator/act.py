@@ -17,7 +17,7 @@ from tessera_operator.core.resolve import Ingredients, Surroundings, resolve, re
 from tessera_operator.core.run_decision import Plan
 from tessera_operator.core.slots import DeletePod
 from tessera_operator.core.view import View
-from tessera_operator.keys import run_key
+from tessera_operator.keys import control_key, run_key
 from tessera_operator.manifests import build as build_manifests
 from tessera_operator.manifests import gang as gang_manifests
 from tessera_operator.manifests import run as run_manifests
@@ -79,7 +79,8 @@ async def _placed(cluster: Cluster, view: View, settings: Settings) -> Settings:
 async def begin_run(cluster: Cluster, found: Found, view: View, settings: Settings, secret: bytes) -> None:
     """Key and services, then run.json, which says that all of them are there."""
     owner = owner_of(found)
-    await cluster.create(core(found.namespace, "secrets"), run_manifests.key_secret(owner, run_key(secret, found.uid)))
+    keys = run_key(secret, found.uid), control_key(secret, found.uid)
+    await cluster.create(core(found.namespace, "secrets"), run_manifests.key_secret(owner, *keys))
     doors = [run_manifests.coordinator_service(owner, slot, 0) for slot in names.COORDINATOR_SLOTS]
     for service in (run_manifests.nodes_service(owner), *doors):
         await _create_own(cluster, found, "services", service)

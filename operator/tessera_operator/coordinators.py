@@ -18,7 +18,7 @@ from tessera_api.messages import StatusAnswer
 from tessera_api.orders import Reaped, Size, StopRun
 from tessera_api.training_run_status import TrainingRunStatus
 from tessera_coordinator.attendance import Attendance
-from tessera_coordinator.client import Address, ControllerClient
+from tessera_coordinator.client import Address, ControllerClient, Keys
 from tessera_operator.core.run_status import NUMBERS
 from tessera_operator.core.view import Answer
 
@@ -50,7 +50,7 @@ class Coordinators:
         self._wake = wake
         self._watched: dict[str, _Watched] = {}
 
-    def watch(self, uid: str, addresses: str, key: bytes, may_stop: bool) -> None:
+    def watch(self, uid: str, addresses: str, keys: Keys, may_stop: bool) -> None:
         """Listen to whoever leads a run from now on. An order to stop stands only while the run `may_stop`: a later
         coordinator, of a run that is to go on after all, is not told of it."""
         known = self._watched.get(uid)
@@ -58,7 +58,7 @@ class Coordinators:
             self.forget(uid)
         elif known is not None:
             return
-        client = ControllerClient(Address.parse_all(addresses), key, "tessera-operator", QUESTION_SECONDS)
+        client = ControllerClient(Address.parse_all(addresses), keys, "tessera-operator", QUESTION_SECONDS)
         watched = _Watched(client, asyncio.get_running_loop().create_task(client.run()))
         client.on_status = lambda answer: self._answered(uid, answer)
         client.on_stream = lambda connected: watched.attendance.interrupted()

@@ -13,3 +13,8 @@ KEY_BYTES = 32
 def run_key(secret: bytes, uid: str) -> bytes:
     """The key with which coordinator, agents and operator of the run `uid` authenticate each other."""
     return hmac.new(secret, b"tessera run key 1\0" + uid.encode(), hashlib.sha256).digest()
+
+
+def control_key(secret: bytes, uid: str) -> bytes:
+    """The key with which coordinators and operator show that they are none of the run's nodes."""
+    return hmac.new(secret, b"tessera control key 1\0" + uid.encode(), hashlib.sha256).digest()

@@ -14,6 +14,7 @@ from tessera_api.dataset_build import DatasetBuildStatus
 from tessera_api.orders import StopRun
 from tessera_api.training_run import OPERATOR
 from tessera_api.training_run_status import TrainingRunStatus
+from tessera_coordinator.client import Keys
 from tessera_operator import builders
 from tessera_operator.act import begin_run, delete_pods, keep_place, make_build, make_pods, say, tell_endings
 from tessera_operator.cluster import Cluster, NamespaceEnding, ours
@@ -26,7 +27,7 @@ from tessera_operator.core.run_decision import STOP_SECONDS, Plan, decide, may_s
 from tessera_operator.core.run_status import run_status, worth_writing
 from tessera_operator.core.slots import DeletePod
 from tessera_operator.core.view import View
-from tessera_operator.keys import run_key
+from tessera_operator.keys import control_key, run_key
 from tessera_operator.observe import (
     Found,
     Known,
@@ -114,7 +115,8 @@ class Reconciler:
             self._coordinators.forget(found.uid)
         else:
             addresses = start.resolved.coordinator
-            self._coordinators.watch(found.uid, addresses, run_key(self._secret, found.uid), may_stop(run, evicted))
+            keys = Keys(run_key(self._secret, found.uid), control_key(self._secret, found.uid))
+            self._coordinators.watch(found.uid, addresses, keys, may_stop(run, evicted))
         elsewhere = {
             node: since for uid, lost in self._lost.items() if uid != found.uid for node, since in lost.items()
         }

@@ -33,6 +33,7 @@ from tessera_api.run_directory import LOG_PREFIX, RunDirectory
 from tessera_api.stream import MessageStream, StreamClosed
 from tessera_api.wire import Side
 from tessera_coordinator.accounts import Accounts
+from tessera_coordinator.client import Keys
 from tessera_coordinator.coordinator import Coordinator, Terms
 from tessera_coordinator.core.formation import Wanted
 from tessera_coordinator.core.incidents import Incidents
@@ -70,10 +71,12 @@ def eventually(look: Callable[[], Value | None], what: str) -> Value:
 class LiveCoordinator:
     """`with LiveCoordinator(folder) as place`: serves until the block ends or the run does."""
 
-    def __init__(self, folder: Path, count: int = 1, least: int = 1, adopt: bool = False) -> None:
+    def __init__(
+        self, folder: Path, count: int = 1, least: int = 1, adopt: bool = False, control: bytes | None = None
+    ) -> None:
         self.directory = RunDirectory(folder)
         self.store = open_store((folder / "storage").as_uri())
-        self._wanted, self._adopt = (count, least), adopt
+        self._wanted, self._adopt, self._keys = (count, least), adopt, Keys(KEY, control)
         self.port = 0
         self.code: ExitCode | None = None
         self.error: Exception | None = None
@@ -132,7 +135,7 @@ class LiveCoordinator:
         self.coordinator = Coordinator(Terms("tiny", 10, 3, 1), membership, scribe, records, accounts)
         self.coordinator.begin(claim, self._adopt)
         try:
-            self.code = await Server(self.coordinator, scribe, KEY).serve("127.0.0.1", 0, self._ready)
+            self.code = await Server(self.coordinator, scribe, self._keys).serve("127.0.0.1", 0, self._ready)
         finally:
             records.close()
 

@@ -32,9 +32,10 @@ from tessera_api.messages import (
 from tessera_api.orders import Reaped, StatusQuestion, StopRun
 from tessera_api.record import Record
 from tessera_api.stream import StreamClosed
+from tessera_coordinator.client import Address, Keys, begin
 from tessera_coordinator.server import ACK_SECONDS, TermSeen
 from tessera_trainer.node_link import SILENCE_SECONDS
-from tests.unit.live_coordinator import FACTS, LIMIT_S, FakePeer, LiveCoordinator, eventually, holds, tell
+from tests.unit.live_coordinator import FACTS, KEY, LIMIT_S, FakePeer, LiveCoordinator, eventually, holds, tell
 
 
 @pytest.fixture
@@ -79,6 +80,48 @@ def test_another_runs_key_is_refused_and_the_coordinator_goes_on(folder: Path) -
             await (await FakePeer.connect(place, "node-0")).join()
 
         tell(story())
+
+
+CONTROL = b"c" * 32
+
+
+@pytest.mark.parametrize("role", [Role.CONTROLLER, Role.STANDBY])
+@pytest.mark.parametrize("control", [None, b"x" * 32], ids=["the run's key alone", "another control key"])
+def test_who_holds_the_runs_key_alone_may_not_speak_for_operator_or_coordinator(
+    folder: Path, role: Role, control: bytes | None
+) -> None:
+    with LiveCoordinator(folder, control=CONTROL) as place:
+
+        async def story() -> None:
+            hello = Hello(role=role, node="n", incarnation="i")
+            with pytest.raises(StreamClosed):
+                await begin(Address("127.0.0.1", place.port), Keys(KEY, control), hello)
+
+        tell(story())
+
+
+def test_a_proof_is_good_on_its_own_stream_alone(folder: Path) -> None:
+    with LiveCoordinator(folder, control=CONTROL) as place:
+
+        async def story() -> None:
+            where, hello = Address("127.0.0.1", place.port), Hello(role=Role.CONTROLLER, node="n", incarnation="i")
+            stream, welcome = await begin(where, Keys(KEY, CONTROL), hello)
+            assert welcome.run
+            other = await FakePeer.open(place)
+            other.send(hello.model_copy(update={"proof": stream.proof(CONTROL)}))
+            with pytest.raises(StreamClosed):
+                await other.receive(LIMIT_S)
+
+        tell(story())
+
+
+def test_nodes_need_no_control_key(folder: Path) -> None:
+    with LiveCoordinator(folder, control=CONTROL) as place:
+
+        async def story() -> Open:
+            return await (await FakePeer.connect(place, "node-0")).join()
+
+        assert tell(story()).names() == ("node-0",)
 
 
 @pytest.mark.parametrize("protocol", [PROTOCOL, PROTOCOL - 1])

@@ -8,7 +8,7 @@ import pytest
 
 from tessera_api.dataset_build import DatasetBuild
 from tessera_operator import names
-from tessera_operator.keys import run_key
+from tessera_operator.keys import control_key, run_key
 from tessera_operator.manifests.build import build_document, build_job
 from tessera_operator.manifests.run import (
     Owner,
@@ -133,11 +133,24 @@ def test_coordinators_stay_apart_and_off_the_nodes_that_train_where_they_can() -
     assert off["preference"]["matchExpressions"] == [{"key": "kind", "operator": "NotIn", "values": ["h100"]}]
 
 
+def test_the_control_key_is_mounted_by_coordinators_alone_and_may_be_missing() -> None:
+    """A run that an older version began has none."""
+
+    def keys(pod: dict[str, Any]) -> dict[str, Any]:
+        return {volume["name"]: volume["secret"] for volume in pod["spec"]["volumes"] if "secret" in volume}
+
+    control = keys(COORDINATOR)["control"]
+    assert (control["items"], control["optional"]) == ([{"key": "control", "path": "key"}], True)
+    assert {name: secret["items"] for name, secret in keys(WORKER).items()} == {"key": [{"key": "key", "path": "key"}]}
+    mounts = {mount["name"]: mount["mountPath"] for mount in COORDINATOR["spec"]["containers"][0]["volumeMounts"]}
+    assert mounts["control"] == "/run/tessera/run/control"
+
+
 def test_what_never_changes_is_immutable() -> None:
     document = build_document(DatasetBuild.parse(BUILD), "team", "uid-2")
 
     assert start_document(OWNER, a_start())["immutable"] is True
-    assert key_secret(OWNER, b"k" * 32)["immutable"] is True
+    assert key_secret(OWNER, b"k" * 32, b"c" * 32)["immutable"] is True
     assert document["immutable"] is True
 
 
@@ -168,6 +181,7 @@ def test_each_run_has_a_key_of_its_own_that_can_be_made_again() -> None:
     assert run_key(secret, "a") == run_key(secret, "a")
     assert len({run_key(secret, "a"), run_key(secret, "b"), run_key(b"t" * 32, "a")}) == 3
     assert len(run_key(secret, "a")) == 32
+    assert control_key(secret, "a") not in (run_key(secret, "a"), control_key(secret, "b"))
 
 
 def test_the_longest_names_fit_kubernetes() -> None:

@@ -24,7 +24,7 @@ from tessera_api.messages import StatusAnswer, StepRecord, Steps
 from tessera_api.orders import Size, StopRun
 from tessera_api.run_directory import LOG_PREFIX, RunDirectory
 from tessera_api.training_run_status import RunPhase, TrainingRunStatus
-from tessera_coordinator.client import Address, ControllerClient
+from tessera_coordinator.client import Address, ControllerClient, Keys
 from tessera_coordinator.core.succession import SILENCE_SECONDS
 from tessera_coordinator.journal import read
 from tessera_coordinator.recollection import recollect
@@ -33,6 +33,8 @@ from tessera_store import open_store
 from tests.unit.live_coordinator import KEY, LIMIT_S, LiveNode, eventually, tell
 from tests.unit.operator_world import a_run, a_start
 
+CONTROL = b"c" * 32
+KEYS = Keys(KEY, CONTROL)
 SLOTS = ("c0", "c1")
 
 
@@ -52,6 +54,8 @@ class Pair:
         directory = RunDirectory(self.folder / slot)
         directory.root.mkdir(exist_ok=True)
         directory.key.write_bytes(KEY)
+        directory.control_key.parent.mkdir(exist_ok=True)
+        directory.control_key.write_bytes(CONTROL)
         resolved = a_start(a_run(nodes={"count": 1, "min": 1, "max": 1}))
         directory.run_json.write_bytes(resolved.model_copy(update={"storage": self.storage}).encode())
         command = [sys.executable, "-m", "tessera_coordinator", "--run-directory", str(directory.root)]
@@ -104,7 +108,7 @@ class Pair:
 
         async def ask() -> StatusAnswer:
             addresses = tuple(Address("127.0.0.1", port) for port in self.ports)
-            client = ControllerClient(addresses, KEY, "operator", question_seconds=0.1)
+            client = ControllerClient(addresses, KEYS, "operator", question_seconds=0.1)
             heard: asyncio.Future[StatusAnswer] = asyncio.get_running_loop().create_future()
             client.on_status = lambda answer: heard.set_result(answer) if holds(answer) and not heard.done() else None
             talking = asyncio.create_task(client.run())
@@ -255,7 +259,7 @@ def test_a_standby_ends_with_the_run(tmp_path: Path) -> None:
 def test_a_stop_of_the_run_reaches_whoever_leads(tmp_path: Path) -> None:
     async def stop(pair: Pair) -> str:
         addresses = tuple(Address("127.0.0.1", port) for port in reversed(pair.ports))
-        client = ControllerClient(addresses, KEY, "operator")
+        client = ControllerClient(addresses, KEYS, "operator")
         client.stop(StopRun(reason="the run is suspended", deadline_seconds=5.0))
         talking = asyncio.create_task(client.run())
         try:
@@ -272,7 +276,7 @@ def test_a_stop_of_the_run_reaches_whoever_leads(tmp_path: Path) -> None:
 
 def test_a_run_that_was_told_to_have_another_number_of_nodes_keeps_it_under_another_leader(tmp_path: Path) -> None:
     async def order(pair: Pair, size: Size) -> None:
-        client = ControllerClient(tuple(Address("127.0.0.1", port) for port in pair.ports), KEY, "operator", 0.1)
+        client = ControllerClient(tuple(Address("127.0.0.1", port) for port in pair.ports), KEYS, "operator", 0.1)
         client.size(size)
         heard: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         client.on_status = lambda answer: (

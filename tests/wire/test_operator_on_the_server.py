@@ -12,6 +12,7 @@ import pytest
 from kubernetes.aio import client, config
 
 from tessera_api.training_run_status import TrainingRunStatus
+from tessera_coordinator.client import Keys
 from tessera_operator.act import InTheWay
 from tessera_operator.cluster import Cluster, ClusterError, core, ours
 from tessera_operator.coordinators import Coordinators
@@ -46,7 +47,7 @@ class Hearing(Coordinators):
 
     said: Answer | None = None
 
-    def watch(self, uid: str, address: str, key: bytes, may_stop: bool) -> None:
+    def watch(self, uid: str, addresses: str, keys: Keys, may_stop: bool) -> None:
         """No stream."""
 
     def answer(self, uid: str) -> Answer | None:

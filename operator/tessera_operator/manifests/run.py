@@ -43,14 +43,14 @@ class Owner:
         }
 
 
-def key_secret(owner: Owner, key: bytes) -> Manifest:
-    """The run's key, for its own pods."""
+def key_secret(owner: Owner, key: bytes, control: bytes) -> Manifest:
+    """The run's key, for its own pods, and the control key, for its coordinators."""
     return {
         "apiVersion": "v1",
         "kind": "Secret",
         "metadata": owner.metadata(names.secret_name(owner.name, owner.uid)),
         "immutable": True,
-        "data": {"key": base64.b64encode(key).decode()},
+        "data": {"key": base64.b64encode(key).decode(), "control": base64.b64encode(control).decode()},
     }
 
 
@@ -112,11 +112,11 @@ def coordinator_pod(owner: Owner, resolved: ResolvedRun, settings: Settings, slo
             {"name": "metrics", "containerPort": names.METRICS_PORT},
         ],
         resources=settings.coordinator_resources,
-        volumeMounts=_run_mounts(),
+        volumeMounts=[*_run_mounts(), {"name": "control", "mountPath": f"{RUN_FOLDER}/control", "readOnly": True}],
     )
     labels = {names.SLOT_LABEL: slot, names.ATTEMPT_LABEL: str(attempt)}
     spec = pod_spec(
-        *(body, _run_volumes(owner, resolved)),
+        *(body, [*_run_volumes(owner, resolved), _control_volume(owner)]),
         nodeSelector=settings.coordinator_node_selector,
         tolerations=list(settings.coordinator_tolerations),
         affinity=_away(owner) | _off(settings),
@@ -216,9 +216,20 @@ def _run_volumes(owner: Owner, resolved: ResolvedRun) -> list[Manifest]:
     """The run's folder, with key and run.json in it."""
     return [
         {"name": "run", "emptyDir": {}},
-        {"name": "key", "secret": {"secretName": names.secret_name(owner.name, owner.uid), "defaultMode": 0o440}},
+        {"name": "key", "secret": _own_key(names.secret_name(owner.name, owner.uid))},
         {"name": "start", "configMap": {"name": names.start_name(owner.name, resolved.start)}},
     ]
+
+
+def _own_key(secret: str) -> Manifest:
+    return {"secretName": secret, "items": [{"key": "key", "path": "key"}], "defaultMode": 0o440}
+
+
+def _control_volume(owner: Owner) -> Manifest:
+    """Optional: the Secret of a run that an older version began has no such key."""
+    secret = names.secret_name(owner.name, owner.uid)
+    items = [{"key": "control", "path": "key"}]
+    return {"name": "control", "secret": {"secretName": secret, "items": items, "defaultMode": 0o440, "optional": True}}
 
 
 def _run_mounts() -> list[Manifest]:
