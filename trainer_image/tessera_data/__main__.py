@@ -78,7 +78,11 @@ def _build(options: argparse.Namespace) -> dict[str, Any]:
 
     build = _the_build(options.file)
     team = team_of(build, options.index, options.workers) if options.workers else None
-    return _summary(build_dataset(build, options.work, progress, team=team))
+    try:
+        return _summary(build_dataset(build, options.work, progress, team=team))
+    finally:
+        if team is not None:
+            team.end()
 
 
 def _baselines(options: argparse.Namespace) -> dict[str, Any]:

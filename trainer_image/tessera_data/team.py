@@ -13,6 +13,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -24,7 +25,10 @@ logger = logging.getLogger(__name__)
 BEAT_SECONDS = 5.0
 SILENT_SECONDS = 30.0
 """A heart that has not been seen to beat for so long has stopped."""
-LOOK_SECONDS = 1.0
+LOOK_SECONDS, LONGEST_LOOK_SECONDS = 1.0, 10.0
+"""From one look at what others have finished to the next while it waits; each is twice as long while nothing moves."""
+BUSY_LOOK_SECONDS = 15.0
+"""The same while it works: a look lists everything that is finished."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +91,10 @@ class Team:
         threading.Thread(target=self._beat, name="heart", daemon=True).start()
 
     def end(self) -> None:
-        """It stops."""
+        """It stops, and leaves no trace."""
         self._stopped.set()
+        with suppress(StoreError):
+            self.store.delete(f"hearts/{self.index}")
 
     def workspace(self, workspace: Workspace) -> Workspace:
         """The same files, and what others have finished, through the store."""
@@ -96,20 +102,28 @@ class Team:
 
     def complete(self, tasks: Sequence[Task], workspace: Workspace, counted: Counted) -> None:
         """Its own tasks, then whatever nobody alive is at."""
-        missing, shown = dict(enumerate(tasks)), -1
+        missing, shown, pause, look_at = dict(enumerate(tasks)), -1, LOOK_SECONDS, self.now()
         while missing:
-            workspace.look()
-            missing = {number: task for number, task in missing.items() if not workspace.done(task.name)}
+            if self.now() >= look_at:
+                workspace.look()
+                missing = {number: task for number, task in missing.items() if not workspace.done(task.name)}
+                look_at = self.now() + BUSY_LOOK_SECONDS
             if len(tasks) - len(missing) != shown:
-                shown = len(tasks) - len(missing)
+                shown, pause = len(tasks) - len(missing), LOOK_SECONDS
                 counted(shown, len(tasks))
             chosen = self._choose(missing)
             if chosen is not None:
-                missing[chosen].do()
-            elif missing and self.is_over():
-                raise BuiltElsewhere
+                missing.pop(chosen).do()
             elif missing:
-                self.pause(LOOK_SECONDS)
+                self._wait(pause)
+                pause, look_at = min(2 * pause, LONGEST_LOOK_SECONDS), self.now()
+        if shown != len(tasks):
+            counted(len(tasks), len(tasks))
+
+    def _wait(self, pause: float) -> None:
+        if self.is_over():
+            raise BuiltElsewhere
+        self.pause(pause)
 
     def _choose(self, missing: dict[int, Task]) -> int | None:
         """Our own first; then, beginning at a place of our own, one whose owner is gone."""
