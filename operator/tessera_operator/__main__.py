@@ -116,7 +116,7 @@ async def _lead(cluster: Cluster, settings: Settings, secret: bytes, parts: Part
 
     reconciler = Reconciler(cluster, settings, secret, Coordinators(wake_run))
     wakes = Wakes(reconciler.work)
-    reconciler.wake = wakes.wake
+    reconciler.wake, reconciler.on_begin = wakes.wake, parts.metrics.began
     parts.metrics.lead(wakes, reconciler.phases)
     watches = kopf.operator(
         registry=registry(wakes.wake, parts.metrics.event, settings.gang),

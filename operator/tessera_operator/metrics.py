@@ -28,6 +28,7 @@ METRICS = (
     Described("tessera_operator_passes_total", _C, "Passes over a resource by their result", ("kind", "result")),
     Described("tessera_operator_pass_seconds", _H, "How long a pass took", ("kind",)),
     Described("tessera_operator_wake_to_decision_seconds", _H, "From an event to the end of its pass", ("kind",)),
+    Described("tessera_operator_start_wait_seconds", _H, "From a run's creation to its first start: datasets, queue"),
     Described("tessera_operator_queued", _G, "Resources that wait for a pass"),
     Described("tessera_operator_api_requests_total", _C, "Requests to the API server", ("verb", "resource", "code")),
     Described("tessera_operator_event_timestamp_seconds", _G, "When a watch last brought an event", ("resource",)),
@@ -38,6 +39,8 @@ METRICS = (
 Samples = Mapping[tuple[str, ...], float]
 """Values by their labels."""
 _BY_NAME = {described.name: described for described in METRICS}
+_WAITS = tuple(float(2**power) for power in range(17))
+"""1 s to 18 h."""
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 
 
@@ -55,6 +58,8 @@ class OperatorMetrics(Collector):
             Histogram(name, _BY_NAME[name].words, ["kind"], buckets=_BUCKETS, registry=self.registry)
             for name in ("tessera_operator_pass_seconds", "tessera_operator_wake_to_decision_seconds")
         )
+        name = "tessera_operator_start_wait_seconds"
+        self._began = Histogram(name, _BY_NAME[name].words, buckets=_WAITS, registry=self.registry)
         self.registry.register(self)
         prometheus_client.ProcessCollector(registry=self.registry)
 
@@ -66,6 +71,10 @@ class OperatorMetrics(Collector):
     def event(self, resource: str) -> None:
         """A watch has brought an event of this resource."""
         self._events[resource] = time.time()
+
+    def began(self, waited: float) -> None:
+        """A run has begun, so many seconds after its creation."""
+        self._began.observe(waited)
 
     def _passed(self, done: Pass) -> None:
         self._passes[done.key.kind, "done" if done.well else "failed"] += 1

@@ -74,6 +74,8 @@ class Reconciler:
         self._lost: dict[str, dict[str, str]] = {}
         """The nodes that each run avoids, by the run's uid: no run gets a pod there."""
         self.wake: Callable[[Key], None] = lambda key: None
+        self.on_begin: Callable[[float], None] = lambda waited: None
+        """Told of each run's first start, and how long after its creation that was, in seconds."""
 
     def key_of(self, uid: str) -> Key | None:
         """The run with this uid."""
@@ -149,6 +151,8 @@ class Reconciler:
             self._blocked.add(Key(RUN, found.namespace, found.name))
         if plan.begin:
             await begin_run(self._cluster, found, view, self._settings, self._secret)
+            if view.start_number == 1:
+                self.on_begin(view.now - view.created)
         if start is not None and plan.over is None:
             tell_endings(self._coordinators, found.uid, view)
             await make_pods(self._cluster, found, start, plan)

@@ -73,6 +73,7 @@ def test_one_that_leads_counts_passes_requests_and_resources() -> None:
         await asyncio.sleep(0)
         wakes.wake(B)
         metrics.event("pods")
+        metrics.began(70.0)
         async with asyncio.timeout(10):
             await done.wait()
         working.cancel()
@@ -88,6 +89,10 @@ def test_one_that_leads_counts_passes_requests_and_resources() -> None:
     assert seen["tessera_operator_wake_to_decision_seconds_count", ("trainingruns",)] == 1
     assert 0 < seen["tessera_operator_wake_to_decision_seconds_sum", ("trainingruns",)] < 5
     assert seen["tessera_operator_event_timestamp_seconds", ("pods",)] > 1.7e9
+    assert (
+        seen["tessera_operator_start_wait_seconds_count", ()],
+        seen["tessera_operator_start_wait_seconds_sum", ()],
+    ) == (1, 70)
 
 
 def test_a_pass_that_no_event_asked_for_is_no_answer_to_one() -> None:

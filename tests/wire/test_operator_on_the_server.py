@@ -136,8 +136,8 @@ def test_a_build_and_a_run_go_their_way_from_apply_to_pods(plane: ControlPlane) 
         apply(plane, "way", A_BUILD, A_RUN)
         build, gpt = Key(BUILD, "way", "stdlib"), Key(RUN, "way", "gpt")
         async with operator(plane) as (reconciler, cluster, _):
-            woken: list[Key] = []
-            reconciler.wake = woken.append
+            woken, waited = list[Key](), list[float]()
+            reconciler.wake, reconciler.on_begin = woken.append, waited.append
 
             await reconciler.work(gpt)
             assert shown(plane, "way", "trainingrun", "gpt")["status"]["phase"] == "Pending"
@@ -150,6 +150,7 @@ def test_a_build_and_a_run_go_their_way_from_apply_to_pods(plane: ControlPlane) 
             assert woken[-1] == gpt
 
             assert await reconciler.work(gpt) == 0.0  # key, services, run.json: pods come with the next pass
+            assert [0 <= seconds < 100 for seconds in waited] == [True]
             await reconciler.work(gpt)
             pods = await cluster.list(core("way", "pods"), "tessera.dev/run=gpt")
             assert names(pods) == ["gpt-c0-0", "gpt-c1-0", "gpt-n0-0", "gpt-n1-0", "gpt-n2-0"]
