@@ -12,10 +12,8 @@ import argparse
 import json
 import statistics
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,9 +21,9 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.cluster.cluster import down, unavailable, up  # noqa: E402
+from tests.cluster.cluster import unavailable  # noqa: E402
 from tests.cluster.prometheus import Prometheus  # noqa: E402
-from tests.e2e.installation import CHART, DATASET, Installation, a_run, install, step_of  # noqa: E402
+from tests.e2e.installation import CHART, DATASET, Installation, a_run, fresh_installation, step_of  # noqa: E402
 from tests.e2e.leadership import generations, leader, longest_pause, put_on, stands_by  # noqa: E402
 
 TRIES, SHRINKS, LEADERS = 10, 3, 3
@@ -42,7 +40,7 @@ def main() -> None:
         print(f"no cluster here, its figures are left out: {reason}", file=sys.stderr)
         return
     chosen = [options.only] if options.only else ["starts"] if options.quick else list(_parts())
-    with _installation() as installed:
+    with fresh_installation() as installed:
         installed.apply(DATASET)
         installed.wait("the dataset is built", lambda: _phase(installed, "datasetbuild", "stdlib") == "Succeeded", 300)
         for part in chosen:
@@ -63,16 +61,6 @@ def _parts() -> dict[str, Callable[[Installation, bool], None]]:
 def _starts(installed: Installation, quick: bool) -> None:
     starts = [_start(installed, f"start-{place}", quick) for place in range(1 if quick else 3)]
     _say("kubectl apply to the first training step, 2 nodes and a spare", starts, "s", (45.0,), quick)
-
-
-@contextmanager
-def _installation() -> Iterator[Installation]:
-    down()
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            yield install(up(), Path(folder))
-    finally:
-        down()
 
 
 def _start(installed: Installation, name: str, quick: bool) -> float:

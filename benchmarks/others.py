@@ -13,10 +13,8 @@ import argparse
 import json
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +23,11 @@ import yaml
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.cluster.cluster import down, unavailable, up  # noqa: E402
+from tests.cluster.cluster import unavailable  # noqa: E402
 from tests.cluster.control import S3_URL, S3_USER  # noqa: E402
 from tests.cluster.go_programs import build_programs, module_source  # noqa: E402
 from tests.cluster.network import CONTROL  # noqa: E402
-from tests.e2e.installation import ON_WORKERS, Installation, install  # noqa: E402
+from tests.e2e.installation import ON_WORKERS, Installation, fresh_installation  # noqa: E402
 
 LIMIT_SECONDS = 900.0
 SETTLED_STEPS = 60
@@ -54,23 +52,13 @@ def main() -> None:
     if reason:
         print(f"these figures are left out: {reason}", file=sys.stderr)
         return
-    with _installation() as installed:
+    with fresh_installation() as installed:
         for way in [options.only] if options.only else list(_ways()):
             _ways()[way](installed)
 
 
 def _ways() -> dict[str, Callable[[Installation], None]]:
     return {"tessera": _tessera, "job": _job, "jobset": _jobset}
-
-
-@contextmanager
-def _installation() -> Iterator[Installation]:
-    down()
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            yield install(up(), Path(folder))
-    finally:
-        down()
 
 
 def _tessera(installed: Installation) -> None:

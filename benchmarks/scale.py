@@ -35,7 +35,8 @@ from tessera_operator import names  # noqa: E402
 from tests.cluster.control_plane import control_plane  # noqa: E402
 from tests.cluster.go_programs import build_programs  # noqa: E402
 from tests.unit.operator_world import RUN  # noqa: E402
-from tests.unit.test_operator_builds import BUILD, RESULT  # noqa: E402
+from tests.unit.test_operator_builds import BUILD  # noqa: E402
+from tests.wire.test_operator_on_the_server import BUILT  # noqa: E402
 
 RUNS, NODES, EVENTS = 100, 60, 300
 EVENTS_PER_SECOND = 5.0
@@ -114,17 +115,8 @@ def _prepare(place: Place) -> None:
     # Put there at a node's creation; the controller that takes it away does not run here.
     place.plane.kubectl("taint", "nodes", "--all", "node.kubernetes.io/not-ready:NoSchedule-")
     _apply(place, [BUILD | {"metadata": {"name": "stdlib", "namespace": TEAM}}])
-    built = {
-        "conditions": [{"type": "Succeeded", "status": "True", "reason": "Published", "message": "done"}],
-        "manifest": RESULT["manifest"],
-        "manifestSha256": RESULT["sha256"],
-        "tokenizerSha256": RESULT["tokenizer_sha256"],
-        "fingerprint": RESULT["fingerprint"],
-        "vocabulary": RESULT["vocabulary"],
-        "tokens": RESULT["tokens"],
-    }
     where = ("datasetbuild", "stdlib", "--namespace", TEAM, "--subresource=status", "--type=merge")
-    done = place.plane.kubectl("patch", *where, "-p", json.dumps({"status": built}))
+    done = place.plane.kubectl("patch", *where, "-p", json.dumps({"status": BUILT}))
     assert done.returncode == 0, done.stderr
 
 

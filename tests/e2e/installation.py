@@ -2,15 +2,17 @@
 
 import json
 import re
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from tests.cluster.cluster import Cluster
+from tests.cluster.cluster import Cluster, down, up
 from tests.cluster.control import S3_URL, S3_USER
 
 CHART = Path(__file__).parents[2] / "charts" / "tessera"
@@ -199,3 +201,14 @@ def install(cluster: Cluster, folder: Path) -> Installation:
     cluster.kubectl("apply", "-f", "-", stdin=json.dumps(secret))
     cluster.python(MAKE_BUCKET, BUCKET)
     return Installation(cluster, NAMESPACE)
+
+
+@contextmanager
+def fresh_installation() -> Iterator[Installation]:
+    """A cluster of its own with Tessera on it, for a benchmark; nothing is left of it."""
+    down()
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            yield install(up(), Path(folder))
+    finally:
+        down()
