@@ -113,7 +113,8 @@ def _start_jobset(installed: Installation) -> None:
     control, programs = installed.cluster.control, build_programs("jobset")
     bases = module_source("sigs.k8s.io/jobset", "v0.8.0") / "config/components/crd/bases"
     installed.cluster.kubectl("apply", "--server-side", "-f", str(bases / "jobset.x-k8s.io_jobsets.yaml"))
-    installed.cluster.kubectl("wait", "--for=condition=Established", "crd", "jobsets.jobset.x-k8s.io")
+    known = ("get", "--raw", "/apis/jobset.x-k8s.io/v1alpha2/jobsets")
+    installed.wait("JobSets are known", lambda: "items" in installed.cluster.kubectl(*known, check=False), 60)
     home = control.data / "jobset"
     home.mkdir(parents=True, exist_ok=True)
     names = ("-subj", "/CN=jobset", "-keyout", "tls.key", "-out", "tls.crt")
