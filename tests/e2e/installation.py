@@ -120,8 +120,9 @@ class Installation:
     def rank_0(self, run: str) -> str:
         """The pod that holds rank 0 of the open generation, as its own agent says it."""
         for name in self.pods(run):
-            words = self.kubectl("logs", name, "--tail=20", check=False)
-            lines = [line for line in words.splitlines() if "node " in line and " of " in line]
+            words = self.kubectl("logs", name, check=False)
+            said = (line for line in words.splitlines() if not line.startswith("["))  # a rank's, such as its last words
+            lines = [line for line in said if "node " in line and " of " in line]
             if lines and "node 0 of" in lines[-1]:
                 return name
         raise AssertionError(f"nobody of run {run} says that it holds rank 0")
