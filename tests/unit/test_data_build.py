@@ -230,7 +230,7 @@ def test_the_command_says_how_far_it_is_and_at_last_where_the_dataset_is(
     assert (last["vocabulary"], sum(split["documents"] for split in last["splits"].values())) == (400, 45)
     tokenizer = Path(last["manifest"].removeprefix("file://")).with_name(TOKENIZER).read_bytes()
     assert last["tokenizer_sha256"] == hashlib.sha256(tokenizer).hexdigest()
-    assert last["tokens"] == last["splits"]["train"]["tokens"]
+    assert (last["tokens"], last["chunks"]) == (last["splits"]["train"]["tokens"], 2)
 
 
 def test_a_mistake_of_the_user_is_one_message_and_the_exit_code_for_it(

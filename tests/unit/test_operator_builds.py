@@ -39,6 +39,7 @@ RESULT = {
     "sha256": SHA,
     "fingerprint": SHA,
     "reused": False,
+    "chunks": 2,
     "tokenizer_sha256": SHA,
     "vocabulary": 512,
     "tokens": 1000,
@@ -92,7 +93,7 @@ def test_the_result_of_a_build_becomes_its_status_and_stays() -> None:
 
     status = plan.status
     assert (status.phase, status.documents, status.tokens, status.vocabulary) == (BuildPhase.SUCCEEDED, 63, 1000, 512)
-    assert (status.manifest, status.manifest_sha256) == (RESULT["manifest"], SHA)
+    assert (status.manifest, status.manifest_sha256, status.chunks) == (RESULT["manifest"], SHA, "2/2")
     again = decide(replace(VIEW, build=VIEW.build.model_copy(update={"status": status}), has_job=False, now=NOW + 60))
     assert (again.make, again.over, again.status) == (False, True, status)
 

@@ -106,6 +106,7 @@ def _summary(built: Built) -> dict[str, Any]:
         "sha256": hashlib.sha256(built.data).hexdigest(),
         "fingerprint": manifest.fingerprint,
         "reused": built.reused,
+        "chunks": built.chunks,
         "tokenizer_sha256": manifest.tokenizer.sha256,
         "vocabulary": manifest.tokenizer.vocabulary_size,
         "tokens": manifest.splits[Split.TRAIN].tokens,

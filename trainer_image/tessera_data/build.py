@@ -67,6 +67,8 @@ class Built:
     manifest: Manifest
     reused: bool
     """Whether a build of this fingerprint was there already, whole."""
+    chunks: int
+    """Into how many the sources were cut."""
 
 
 def build_dataset(
@@ -130,7 +132,8 @@ class _Work:
             raise BuiltElsewhere
         self.workspace.remove()
         (manifest,) = built
-        return Built(_address(self.plan, self.output), manifest.encode(), manifest, reused=False)
+        address, chunks = _address(self.plan, self.output), len(self.plan.chunks)
+        return Built(address, manifest.encode(), manifest, reused=False, chunks=chunks)
 
     def _stage(self, stage: Stage, tasks: Sequence[Task]) -> None:
         self.workers.complete(tasks, self.workspace, partial(self.progress, stage))
@@ -190,7 +193,7 @@ def _published(plan: Plan, output: Store) -> Built | None:
     manifest = Manifest.decode(data, uri)
     if not Standing(output, plan.folder).completes(manifest):
         return None
-    return Built(uri, data, manifest, reused=True)
+    return Built(uri, data, manifest, reused=True, chunks=len(plan.chunks))
 
 
 def _address(plan: Plan, output: Store) -> str:

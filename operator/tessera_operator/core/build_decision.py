@@ -29,6 +29,8 @@ class BuildResult(BaseModel):
     vocabulary: int
     tokens: int
     splits: dict[str, dict[str, int]]
+    chunks: int | None = None
+    """None: of an older version."""
 
 
 class BuildProgress(BaseModel):
@@ -135,6 +137,8 @@ def _status(
     said, chunks = view.progress, before.chunks
     if said is not None and said.stage in _OVER_CHUNKS:
         chunks = f"{said.done}/{said.of}"
+    if result is not None and result.chunks is not None:
+        chunks = f"{result.chunks}/{result.chunks}"
     shown["chunks"] = chunks
     if result is not None:
         shown |= {
