@@ -93,6 +93,8 @@ class Reconciler:
         if found is None or found.deleting:
             self.phases.pop(key, None)
             return await self._orphans(key) if key.kind == RUN else None
+        if self._uids.get(key) != found.uid:  # new: somebody may wait for it
+            self._wake_blocked(key.namespace)
         self._uids[key] = found.uid
         self._blocked.discard(key)
         try:

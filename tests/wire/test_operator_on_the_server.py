@@ -166,6 +166,31 @@ def test_a_build_and_a_run_go_their_way_from_apply_to_pods(plane: ControlPlane) 
     run(story())
 
 
+def test_a_run_that_misses_another_looks_again_as_soon_as_that_is_created(plane: ControlPlane) -> None:
+    async def story() -> None:
+        chained = {**A_RUN, "metadata": {"name": "next"}, "spec": {**A_RUN["spec"], "model": {"from": {"run": "gpt"}}}}
+        apply(plane, "chained", A_BUILD, chained)
+        patch_status(plane, "chained", "datasetbuild", "stdlib", BUILT)
+        async with operator(plane) as (reconciler, _, _):
+            woken: list[Key] = []
+            reconciler.wake = woken.append
+            following = Key(RUN, "chained", "next")
+
+            await reconciler.work(following)
+            assert reason(plane, "next") == "OriginMissing"
+            apply(plane, "chained", A_RUN)
+            await reconciler.work(Key(RUN, "chained", "gpt"))
+            assert following in woken
+            await reconciler.work(following)
+            assert reason(plane, "next") == "OriginNotReady"
+
+    def reason(plane: ControlPlane, name: str) -> str:
+        states = shown(plane, "chained", "trainingrun", name)["status"]["conditions"]
+        return next(str(state["reason"]) for state in states if state["type"] == "Prepared")
+
+    run(story())
+
+
 @pytest.mark.parametrize("writes", range(13))
 def test_an_operator_may_die_at_every_write_and_the_next_one_makes_it_good(plane: ControlPlane, writes: int) -> None:
     async def story() -> None:
