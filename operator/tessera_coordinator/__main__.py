@@ -143,7 +143,8 @@ async def _take_part(place: Place, leads: Callable[[Coordinator, StepLine | None
     if log.read_all().length == 0:
         probe(store)
     be_the_same(store, place.resolved)
-    pin_origin(store, place.resolved)
+    if log.history.newest is None:  # else the first weights are needed no more, and the other run may be gone
+        pin_origin(store, place.resolved)
     lobby, term = None, None
     if log.history.ended is None and await _leads_at_once(place, log.history):
         term = claim(place, log)

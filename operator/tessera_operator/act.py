@@ -57,11 +57,7 @@ async def _enqueue(cluster: Cluster, found: Found, view: View, settings: Setting
     if name is not None and (chosen := await cluster.get(custom(PRIORITIES, "", "priorityclasses", name))) is not None:
         priority = int(chosen["value"])
     workload = gang_manifests.workload(owner_of(found), view.run, view.start_number, settings, priority)
-    path = custom(KUEUE, found.namespace, "workloads")
-    if not await cluster.create(path, workload):
-        there = await cluster.get(f"{path}/{workload['metadata']['name']}")
-        if there is not None and not belongs(there, found.uid):
-            raise InTheWay(f"Workload {workload['metadata']['name']} is still that of an older run of the same name")
+    await _create_own(cluster, found, custom(KUEUE, found.namespace, "workloads"), workload)
 
 
 async def _placed(cluster: Cluster, view: View, settings: Settings) -> Settings:
@@ -83,17 +79,17 @@ async def begin_run(cluster: Cluster, found: Found, view: View, settings: Settin
     await cluster.create(core(found.namespace, "secrets"), run_manifests.key_secret(owner, *keys))
     doors = [run_manifests.coordinator_service(owner, slot, 0) for slot in names.COORDINATOR_SLOTS]
     for service in (run_manifests.nodes_service(owner), *doors):
-        await _create_own(cluster, found, "services", service)
+        await _create_own(cluster, found, core(found.namespace, "services"), service)
     if settings.network_policies_for:
         policy = network_policy(owner, settings.network_policies_for)
-        await cluster.create(network_policies(found.namespace), policy)
+        await _create_own(cluster, found, network_policies(found.namespace), policy)
     accelerator = view.run.spec.nodes.accelerator
     pinned_settings = await _placed(cluster, view, settings)
     profile = pinned_settings.profiles[accelerator]
     group = gang_manifests.pod_group(owner, view.run, view.start_number, settings.gang)
     if group is not None:
         version = group["apiVersion"]
-        await cluster.create(custom(version, found.namespace, GROUPS[version]), group)
+        await _create_own(cluster, found, custom(version, found.namespace, GROUPS[version]), group)
     addresses = names.coordinator_addresses(found.name, found.namespace)
     around = Surroundings(addresses, versions(), found.created, time.time())
     if view.start_number == 1:
@@ -107,17 +103,17 @@ async def begin_run(cluster: Cluster, found: Found, view: View, settings: Settin
         resolved = resolve_again(before.resolved, view.run, profile, around)
     document = run_manifests.start_document(owner, resolved)
     document["data"]["settings.json"] = pinned_settings.model_dump_json(by_alias=True)
-    await _create_own(cluster, found, "configmaps", document)
+    await _create_own(cluster, found, core(found.namespace, "configmaps"), document)
 
 
-async def _create_own(cluster: Cluster, found: Found, resource: str, document: Json) -> None:
+async def _create_own(cluster: Cluster, found: Found, path: str, document: Json) -> None:
     """Make a child. Raises InTheWay while an older run's of the same name is there: it is about to go."""
-    if await cluster.create(core(found.namespace, resource), document):
+    if await cluster.create(path, document):
         return
     name = document["metadata"]["name"]
-    there = await cluster.get(core(found.namespace, resource, name))
+    there = await cluster.get(f"{path}/{name}")
     if there is None or not belongs(there, found.uid):
-        raise InTheWay(f"{resource} {name} is still that of an older run of the same name")
+        raise InTheWay(f"{path.rpartition('/')[2]} {name} is still that of an older run of the same name")
 
 
 async def make_pods(cluster: Cluster, found: Found, start: Pinned, plan: Plan) -> None:

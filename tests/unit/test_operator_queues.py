@@ -39,6 +39,16 @@ def test_a_run_that_lacks_nothing_gets_in_the_queue_and_begins_when_it_is_admitt
     assert (admitted.enqueue, admitted.begin, admitted.blocked) == (False, True, None)
 
 
+def test_a_workload_that_is_evicted_before_the_start_has_begun_is_made_anew() -> None:
+    evicted = replace(ADMITTED, evicted="preempted by urgent")
+
+    gone = decide(a_view(**BEFORE, queue=Queue(evicted)))
+    anew = decide(a_view(**BEFORE, queue=Queue(None)))
+
+    assert (gone.begin, gone.enqueue, gone.release) == (False, False, True)
+    assert (anew.enqueue, anew.release) == (True, False)
+
+
 def test_a_run_that_lacks_something_waits_in_no_queue() -> None:
     plan = decide(a_view(**{**BEFORE, "datasets": {"stdlib": None}}, queue=Queue(WAITS)))
 

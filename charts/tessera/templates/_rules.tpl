@@ -15,14 +15,14 @@ key is created and never read.
 {{- if eq .Values.gang.kind "kueue" }}
 - {apiGroups: [kueue.x-k8s.io], resources: [workloads], verbs: [get, list, watch, create, delete]}
 {{- else if eq .Values.gang.kind "volcano" }}
-- {apiGroups: [scheduling.volcano.sh], resources: [podgroups], verbs: [create]}
+- {apiGroups: [scheduling.volcano.sh], resources: [podgroups], verbs: [get, create]}
 {{- else if eq .Values.gang.kind "coscheduling" }}
-- {apiGroups: [scheduling.x-k8s.io], resources: [podgroups], verbs: [create]}
+- {apiGroups: [scheduling.x-k8s.io], resources: [podgroups], verbs: [get, create]}
 {{- else if eq .Values.gang.kind "native" }}
-- {apiGroups: [scheduling.k8s.io], resources: [workloads], verbs: [create]}
+- {apiGroups: [scheduling.k8s.io], resources: [workloads], verbs: [get, create]}
 {{- end }}
 {{- if .Values.networkPolicies }}
-- {apiGroups: [networking.k8s.io], resources: [networkpolicies], verbs: [create]}
+- {apiGroups: [networking.k8s.io], resources: [networkpolicies], verbs: [get, create]}
 {{- end }}
 # Owner references that hold their owner back until the children are gone.
 - {apiGroups: [tessera.dev], resources: [trainingruns/finalizers, datasetbuilds/finalizers], verbs: [update]}

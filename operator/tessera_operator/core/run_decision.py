@@ -121,8 +121,11 @@ def _begin(view: View) -> Plan:
     if (blocked := blocked_by(view)) is not None:
         return Plan(blocked=blocked, release=_admission(view), look_again=LATER)
     if (waits := queued(view)) is not None:
-        asked = view.queue is not None and view.queue.admission is None
-        return Plan(blocked=waits, enqueue=asked, look_again=SOON if asked else QUEUED)
+        admission = view.queue.admission if view.queue is not None else None
+        # One that was evicted before the start had begun is Kueue's no more, and would wait for ever.
+        evicted = admission is not None and admission.evicted != ""
+        soon = SOON if admission is None or evicted else QUEUED
+        return Plan(blocked=waits, enqueue=admission is None, release=evicted, look_again=soon)
     return Plan(begin=True, look_again=0.0)
 
 
