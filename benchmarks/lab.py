@@ -22,6 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from tessera_api.keys import Keys
 from tessera_api.messages import Hello, Role
 from tessera_api.orders import Reaped, StopRun
 from tessera_api.recipes import RECIPES
@@ -148,7 +149,7 @@ class Lab:
     async def _tell(self, message: Reaped | StopRun) -> None:
         async with asyncio.timeout(5):
             reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-            stream = await MessageStream.begin(reader, writer, self.directory.key.read_bytes(), Side.CLIENT, 5)
+            stream = await MessageStream.begin(reader, writer, Keys(self.directory.key.read_bytes()), Side.CLIENT, 5)
             stream.send(Hello(role=Role.CONTROLLER, node="lab", incarnation="lab"))
             stream.send(message, sequence=1)
             for _ in ("welcome", "ack"):

@@ -36,7 +36,7 @@ from tests.cluster.control_plane import control_plane  # noqa: E402
 from tests.cluster.go_programs import build_programs  # noqa: E402
 from tests.unit.operator_world import RUN  # noqa: E402
 from tests.unit.test_operator_builds import BUILD  # noqa: E402
-from tests.wire.test_operator_on_the_server import BUILT  # noqa: E402
+from tests.wire.operator_passes import BUILT  # noqa: E402
 
 RUNS, NODES, EVENTS = 100, 60, 300
 EVENTS_PER_SECOND = 5.0

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import secrets
 import ssl
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -25,7 +27,7 @@ from tessera_api.orders import StatusQuestion  # noqa: E402
 from tessera_api.stream import MessageStream  # noqa: E402
 from tessera_coordinator.door import Door, hello_on  # noqa: E402
 from tessera_operator import names  # noqa: E402
-from tessera_operator.keys import run_key  # noqa: E402
+from tessera_operator.keys import run_keys  # noqa: E402
 from tests.cluster.control_plane import ControlPlane  # noqa: E402
 from tests.cluster.go_programs import Programs  # noqa: E402
 
@@ -63,10 +65,14 @@ class Pods:
     documents: dict[str, Json] = field(default_factory=dict)
     appeared: dict[str, float] = field(default_factory=dict)
     failed: dict[str, float] = field(default_factory=dict)
+    came: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set, and followed by another, at each event."""
 
     def take(self, kind: str, pod: Json) -> None:
         """An event of the watch."""
         name, now = pod["metadata"]["name"], time.monotonic()
+        came, self.came = self.came, asyncio.Event()
+        came.set()
         if kind == "DELETED":
             self.documents.pop(name, None)
             return
@@ -120,14 +126,12 @@ async def watch(place: Place) -> AsyncIterator[Pods]:
 async def coordinators(place: Place, pods: Pods) -> AsyncIterator[None]:
     """One listener a run, at the address of its first coordinator; nobody is at that of the second."""
     played = [_Played(place, pods, name) for name in place.names()]
-    servers = [
-        await asyncio.start_server(one.accept, loopback(number, "c0"), names.PORT) for number, one in enumerate(played)
-    ]
+    tasks = [asyncio.create_task(one.open(loopback(number, "c0"))) for number, one in enumerate(played)]
     try:
         yield
     finally:
-        for server in servers:
-            server.close()
+        for task in tasks:
+            task.cancel()
         for one in played:
             await one.close()
 
@@ -139,18 +143,25 @@ class _Played:
         self._place, self._pods, self._run = place, pods, run
         self._began = time.monotonic()
         self._door: Door | None = None
+        self._server: asyncio.Server | None = None
 
-    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Refused until a pod says which run this is: the key follows from its uid."""
-        if self._door is None and (uid := self._uid()) is not None:
-            self._door = Door(run_key(self._place.secret, uid), self._serve)
-        if self._door is None:
-            writer.close()
-            return
-        await self._door.accept(reader, writer)
+    async def open(self, address: str) -> None:
+        """Listens once a pod says which run this is: the key follows from its uid."""
+        while (uid := self._uid()) is None:
+            await self._pods.came.wait()
+        with tempfile.TemporaryDirectory() as folder:
+            keys = run_keys(self._place.secret, uid, 1)
+            files = Path(folder, "tls.crt"), Path(folder, "tls.key")
+            for file, text in zip(files, (keys.certificate, keys.private), strict=True):
+                file.write_text(text)
+            held = dataclasses.replace(keys.held(), files=files)
+            self._door = Door(lambda: (held,), self._serve)
+        self._server = await self._door.listen(address, names.PORT)
 
     async def close(self) -> None:
         """No more streams."""
+        if self._server is not None:
+            self._server.close()
         if self._door is not None:
             await self._door.close()
 

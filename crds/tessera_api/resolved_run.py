@@ -103,6 +103,9 @@ class ResolvedRun(Record):
     """Threads that each trainer computes with; never changed after the first start, because it decides bits."""
     coordinator: Annotated[str, Field(max_length=700)]
     """HOST:PORT of the coordinator in this start, or of both: HOST:PORT,HOST:PORT."""
+    first_key: Annotated[int, Field(ge=1)] | None = None
+    """Number of the key that this start's pods begin with, on a cluster; later ones come while they run. None: one
+    key without a number, and no TLS (on one machine; runs that an older version began)."""
     versions: dict[str, str] = {}
     """Of Tessera, Python and the libraries that decide results."""
 

@@ -23,7 +23,8 @@ class RunDirectory:
 
     @property
     def key(self) -> Path:
-        """32 random bytes that authenticate every message of the run; readable by its owner only."""
+        """32 random bytes that authenticate every message of the run; readable by its owner only. Where there are
+        `keys`, those count."""
         return self.root / "key"
 
     @property
@@ -31,6 +32,12 @@ class RunDirectory:
         """On a cluster, of coordinators alone: the key of whoever may order a stop or another size. Where there is
         none, the run's key is enough."""
         return self.root / "control" / "key"
+
+    @property
+    def keys(self) -> Path:
+        """On a cluster: a folder for each key that the run has had since its start, by number; `key`, `control`,
+        `tls.crt` and `tls.key` in it, the second and the last for coordinators alone."""
+        return self.root / "keys"
 
     @property
     def lock(self) -> Path:

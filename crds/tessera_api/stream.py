@@ -1,6 +1,6 @@
-"""One authenticated stream of messages over an open connection: `wire` on asyncio's reader and writer.
+"""One authenticated stream of messages: `wire` on asyncio's reader and writer, in TLS where the run has certificates.
 
-Opens no sockets and knows no address: whoever owns the connection hands it in. Every wait has a limit.
+Who calls opens a stream with `dial`; who is called hands in the connection. Every wait has a limit.
 """
 
 from __future__ import annotations
@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import hmac
 import secrets
+import ssl
 
+from tessera_api.keys import Keys, Ring
 from tessera_api.record import Record
 from tessera_api.wire import (
     HEADER_BYTES,
@@ -23,6 +25,8 @@ from tessera_api.wire import (
 )
 
 MAX_UNSENT_BYTES = 32 << 20
+FAREWELL_SECONDS = 2.0
+"""So long an end may take to agree that a TLS connection is closed."""
 
 
 class StreamClosed(Exception):
@@ -32,14 +36,16 @@ class StreamClosed(Exception):
 class MessageStream:
     """Sends and receives envelopes. A send never blocks: a reader that is too slow loses its stream instead."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, channel: Channel) -> None:
-        self._reader, self._writer, self._channel = reader, writer, channel
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, channel: Channel, keys: Keys
+    ) -> None:
+        self._reader, self._writer, self._channel, self.keys = reader, writer, channel, keys
 
     @classmethod
     async def begin(
-        cls, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, key: bytes, side: Side, limit: float
+        cls, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, keys: Keys, side: Side, limit: float
     ) -> MessageStream:
-        """Exchange greetings within `limit` seconds. Raises StreamClosed."""
+        """Exchange greetings within `limit` seconds, on a connection under `keys`. Raises StreamClosed."""
         nonce = secrets.token_bytes(NONCE_BYTES)
         try:
             writer.write(greeting(nonce))
@@ -49,15 +55,16 @@ class MessageStream:
             writer.close()
             raise StreamClosed(str(error) or type(error).__name__) from error
         server, client = (nonce, theirs) if side is Side.SERVER else (theirs, nonce)
-        return cls(reader, writer, Channel(key, server, client, side))
+        return cls(reader, writer, Channel(keys.run, server, client, side), keys)
 
-    def proof(self, control: bytes) -> str:
-        """That this end of the stream holds the key `control`."""
-        return self._channel.proof(control)
+    def proof(self) -> str | None:
+        """That this end of the stream holds the control key; None where it holds none."""
+        return self._channel.proof(self.keys.control) if self.keys.control is not None else None
 
-    def proves(self, control: bytes, proof: str | None) -> bool:
-        """Whether the other end's proof is right."""
-        return proof is not None and hmac.compare_digest(self._channel.proof(control), proof)
+    def proves(self, proof: str | None) -> bool:
+        """Whether the other end's proof is right; where there is no control key, the run's is enough."""
+        ours = self.proof()
+        return ours is None or (proof is not None and hmac.compare_digest(ours, proof))
 
     async def receive(self, limit: float | None) -> Envelope:
         """The next message, within `limit` seconds (None: for ever). Raises StreamClosed."""
@@ -97,3 +104,34 @@ class MessageStream:
             await self._writer.drain()
         except OSError as error:
             raise StreamClosed(str(error)) from error
+
+
+async def dial(host: str, port: int, ring: Ring, limit: float) -> MessageStream:
+    """A stream to whoever listens there, under the newest of our keys that it knows, within `limit` seconds for each.
+    Raises StreamClosed."""
+    try:
+        held = ring()
+    except OSError as error:
+        raise StreamClosed(f"no key: {error}") from error
+    refused: OSError | None = None
+    for keys in held:
+        try:
+            async with asyncio.timeout(limit):
+                reader, writer = await _connection(host, port, keys)
+        except (ssl.SSLError, ConnectionResetError) as error:
+            # It has not been given this key yet; asyncio drops the connection before the alert that says so has left.
+            refused = error
+            continue
+        except (OSError, TimeoutError) as error:
+            raise StreamClosed(str(error) or type(error).__name__) from error
+        return await MessageStream.begin(reader, writer, keys, Side.CLIENT, limit)
+    raise StreamClosed(f"it takes none of our keys: {refused}") from refused
+
+
+async def _connection(host: str, port: int, keys: Keys) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    context = keys.for_client()
+    if context is None:
+        return await asyncio.open_connection(host, port)
+    return await asyncio.open_connection(
+        host, port, ssl=context, server_hostname=keys.host, ssl_shutdown_timeout=FAREWELL_SECONDS
+    )

@@ -75,7 +75,32 @@ class AvoidedNode(Document):
     node: Annotated[str, StringConstraints(max_length=253)]
     """Its name."""
     since: Annotated[str, StringConstraints(max_length=40)]
-    """When the run lost it, RFC 3339; it is taken again once its kubelet has reported for some seconds since."""
+    """When the run lost it, RFC 3339; it is taken again once its kubelet has reported for some seconds since, and an
+    hour later if the run has lost it three times."""
+
+
+class NodeLosses(Document):
+    """A node of the cluster that the run has lost, or on which a pod of it has failed."""
+
+    node: Annotated[str, StringConstraints(max_length=253)]
+    """Its name."""
+    count: Annotated[StrictInt, Field(ge=1, le=1000)]
+    """How often, each time within a day of the one before."""
+    last: Annotated[str, StringConstraints(max_length=40)]
+    """When it was last, RFC 3339."""
+
+
+class ShownKey(Document):
+    """The newest of the keys with which a run's programs authenticate each other."""
+
+    number: Annotated[StrictInt, Field(ge=1, le=1_000_000)]
+    """The how-manieth key of the run."""
+    made: Annotated[str, StringConstraints(max_length=40)]
+    """When it was made, RFC 3339."""
+    request: Annotated[str, StringConstraints(max_length=64)] = ""
+    """The value of the annotation `tessera.dev/rotate-key` that was there by then; another one asks for another key."""
+    message: Annotated[str, StringConstraints(max_length=300)] | None = None
+    """Why there is no newer one, where one is due."""
 
 
 class TrainingRunStatus(Document):
@@ -120,5 +145,9 @@ class TrainingRunStatus(Document):
     """Seconds in which the run has had nodes, over all its starts."""
     active_at: Annotated[str, StringConstraints(max_length=40)] | None = None
     """Up to when they were counted, RFC 3339; not there while the run has no nodes."""
+    key: ShownKey | None = None
+    """The newest of the run's keys."""
     avoided: Annotated[tuple[AvoidedNode, ...], Field(max_length=64, json_schema_extra=keyed("node"))] | None = None
-    """Nodes that the run has lost and that have not come back, the newest 64."""
+    """Nodes that get no pod of the run: lost ones that have not come back, and ones that were lost again and again."""
+    losses: Annotated[tuple[NodeLosses, ...], Field(max_length=64, json_schema_extra=keyed("node"))] | None = None
+    """How often the run has lost each node of the cluster, the newest 64."""

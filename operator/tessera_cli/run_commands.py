@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tessera_api.exit_codes import ExitCode
+from tessera_api.keys import only
 from tessera_api.orders import StopRun
 from tessera_api.resolved_run import ResolvedRun
 from tessera_api.run_directory import RunDirectory
@@ -16,7 +17,7 @@ from tessera_cli.refusal import Refused
 from tessera_cli.report import write_report
 from tessera_cli.run_history import read_history, read_status
 from tessera_cli.starting import known_run, run_key
-from tessera_coordinator.client import Address, ControllerClient, Keys
+from tessera_coordinator.client import Address, ControllerClient
 
 STOP_SECONDS = 60.0
 STOP_GRACE = 30.0
@@ -73,7 +74,7 @@ def stop(folder: Path) -> str:
 
 
 async def _stop(resolved: ResolvedRun, key: bytes) -> str:
-    client = ControllerClient(Address.parse_all(resolved.coordinator), Keys(key), "tessera-stop", question_seconds=0.2)
+    client = ControllerClient(Address.parse_all(resolved.coordinator), only(key), "tessera-stop", question_seconds=0.2)
     client.stop(StopRun(reason="tessera stop", deadline_seconds=STOP_SECONDS))
     talking = asyncio.create_task(client.run())
     try:

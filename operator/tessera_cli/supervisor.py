@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from tessera_api.exit_codes import ExitCode
+from tessera_api.keys import only
 from tessera_api.messages import StatusAnswer
 from tessera_api.orders import Reaped, StopRun
 from tessera_api.resolved_run import Device, ResolvedRun
@@ -29,7 +30,7 @@ from tessera_cli.live_nodes import sessions_of
 from tessera_cli.program_log import last_words
 from tessera_cli.programs import Programs
 from tessera_coordinator.attendance import Attendance
-from tessera_coordinator.client import Address, ControllerClient, Keys
+from tessera_coordinator.client import Address, ControllerClient
 
 _LAST = {code.value: code for code in (ExitCode.DONE, ExitCode.TROUBLE, ExitCode.STOPPED, ExitCode.WRONG_INPUT)}
 """With these a coordinator has said the last word; after any other end it is restarted."""
@@ -84,7 +85,7 @@ class Supervisor:
         self._fleet = Fleet(nodes.count + nodes.spares)
         self._least = nodes.min
         self._attendance = Attendance(plan.limits.uncounted)
-        self._client = ControllerClient(Address.parse_all(plan.resolved.coordinator), Keys(plan.key), "tessera-local")
+        self._client = ControllerClient(Address.parse_all(plan.resolved.coordinator), only(plan.key), "tessera-local")
         self._client.on_status, self._client.on_stream = self._answered, self._stream
         self._client.closed.add_done_callback(lambda _: self._wake.set())
         self._agents: dict[str, Child] = {}

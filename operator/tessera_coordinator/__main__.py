@@ -21,11 +21,12 @@ from pydantic import ValidationError
 
 from tessera_api.exit_codes import ExitCode
 from tessera_api.journal import StepLine
+from tessera_api.keys import ring_of
 from tessera_api.log import Claim
 from tessera_api.resolved_run import read_resolved_run
 from tessera_api.run_directory import RunDirectory
 from tessera_coordinator import last_words
-from tessera_coordinator.client import Address, Keys
+from tessera_coordinator.client import Address
 from tessera_coordinator.client import leads as answers_as_leader
 from tessera_coordinator.coordinator import Coordinator
 from tessera_coordinator.core.history import History, IllegalEntry
@@ -99,10 +100,12 @@ def _arguments() -> argparse.Namespace:
 def _place(arguments: argparse.Namespace) -> Place:
     directory = RunDirectory(arguments.run_directory)
     host, _, port = arguments.listen.rpartition(":")
+    ring = ring_of(directory)
+    ring()  # without a key nothing can begin
     return Place(
         directory=directory,
         resolved=read_resolved_run(directory.run_json),
-        keys=_keys(directory),
+        ring=ring,
         host=host,
         port=int(port),
         name=arguments.name,
@@ -110,13 +113,6 @@ def _place(arguments: argparse.Namespace) -> Place:
         peer=arguments.peer,
         metrics=arguments.metrics,
     )
-
-
-def _keys(directory: RunDirectory) -> Keys:
-    try:
-        return Keys(directory.key.read_bytes(), directory.control_key.read_bytes())
-    except FileNotFoundError:
-        return Keys(directory.key.read_bytes())
 
 
 async def _coordinate(place: Place) -> int:
@@ -166,7 +162,7 @@ async def _take_part(place: Place, leads: Callable[[Coordinator, StepLine | None
 async def _leads_at_once(place: Place, history: History) -> bool:
     if place.peer is None:
         return True
-    if await answers_as_leader(place.peer, place.keys, place.name, ASK_SECONDS):
+    if await answers_as_leader(place.peer, place.ring, place.name, ASK_SECONDS):
         logger.info("stands by: the coordinator at %s leads", place.peer)
         return False
     return first_in_line(history, place.slot)
@@ -177,10 +173,10 @@ async def _wait_for_the_lead(place: Place, log: RunLog) -> tuple[Lobby, Claim | 
     in use), Superseded."""
     assert place.peer is not None
     succession = Succession(time.monotonic())
-    lobby = Lobby(place.resolved.name, place.keys.run, succession)
+    lobby = Lobby(place.resolved.name, place.ring, succession)
     port = await lobby.open(place.host, place.port)
     logger.info("standing by on %s:%d", place.host, port)
-    while await stand_by(succession, client_of(place.peer, place.keys, place.name), log.read_all):
+    while await stand_by(succession, client_of(place.peer, place.ring, place.name), log.read_all):
         try:
             term = await asyncio.to_thread(claim, place, log)
         except StoreError as error:

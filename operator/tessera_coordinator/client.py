@@ -17,10 +17,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import cycle
 
+from tessera_api.keys import Ring
 from tessera_api.messages import Closed, FromCoordinator, Hello, Role, Standby, StatusAnswer, Welcome, understood
 from tessera_api.orders import Reaped, Size, StatusQuestion, StopRun
-from tessera_api.stream import MessageStream, StreamClosed
-from tessera_api.wire import Side
+from tessera_api.stream import MessageStream, StreamClosed, dial
 
 logger = logging.getLogger(__name__)
 
@@ -59,27 +59,11 @@ class Address:
         return f"{self.host}:{self.port}"
 
 
-@dataclass(frozen=True)
-class Keys:
-    """What a controller shows of itself."""
-
-    run: bytes
-    """Everybody's of the run."""
-    control: bytes | None = None
-    """Coordinators' and controllers' alone; None where the run's is enough."""
-
-
-async def begin(address: Address, keys: Keys, hello: Hello) -> tuple[MessageStream, Welcome]:
+async def begin(address: Address, ring: Ring, hello: Hello) -> tuple[MessageStream, Welcome]:
     """A stream to the coordinator at `address`, and its welcome. Raises StreamClosed, of one that stands by
     too."""
-    try:
-        async with asyncio.timeout(CONNECT_LIMIT):
-            reader, writer = await asyncio.open_connection(address.host, address.port)
-    except (OSError, TimeoutError) as error:
-        raise StreamClosed(str(error) or type(error).__name__) from error
-    stream = await MessageStream.begin(reader, writer, keys.run, Side.CLIENT, CONNECT_LIMIT)
-    proof = stream.proof(keys.control) if keys.control is not None else None
-    stream.send(hello.model_copy(update={"proof": proof}))
+    stream = await dial(address.host, address.port, ring, CONNECT_LIMIT)
+    stream.send(hello.model_copy(update={"proof": stream.proof()}))
     welcome = understood((await stream.receive(CONNECT_LIMIT)).body)
     if not isinstance(welcome, Welcome):
         stream.close()
@@ -87,12 +71,12 @@ async def begin(address: Address, keys: Keys, hello: Hello) -> tuple[MessageStre
     return stream, welcome
 
 
-async def leads(address: Address, keys: Keys, name: str, limit: float = CONNECT_LIMIT) -> bool:
+async def leads(address: Address, ring: Ring, name: str, limit: float = CONNECT_LIMIT) -> bool:
     """Whether a coordinator answers there, within `limit` seconds, and leads."""
     hello = Hello(role=Role.STANDBY, node=name, incarnation=secrets.token_hex(8))
     try:
         async with asyncio.timeout(limit):
-            stream, _ = await begin(address, keys, hello)
+            stream, _ = await begin(address, ring, hello)
     except (StreamClosed, TimeoutError):
         return False
     stream.close()
@@ -105,12 +89,12 @@ class ControllerClient:
     def __init__(
         self,
         addresses: tuple[Address, ...],
-        keys: Keys,
+        ring: Ring,
         name: str,
         question_seconds: float = 1.0,
         role: Role = Role.CONTROLLER,
     ) -> None:
-        self._addresses, self._keys, self._name, self._role = addresses, keys, name, role
+        self._addresses, self._ring, self._name, self._role = addresses, ring, name, role
         self._term = 0
         """The highest that a coordinator has welcomed us with: an older one is passed over."""
         self._incarnation = secrets.token_hex(8)
@@ -173,7 +157,7 @@ class ControllerClient:
     async def _begin(self, address: Address) -> MessageStream:
         """A stream to a coordinator that leads. Raises StreamClosed."""
         hello = Hello(role=self._role, node=self._name, incarnation=self._incarnation, term_seen=self._term)
-        stream, welcome = await begin(address, self._keys, hello)
+        stream, welcome = await begin(address, self._ring, hello)
         if welcome.term < self._term:
             stream.close()
             raise StreamClosed(f"its term is {welcome.term}; {self._term} was seen")

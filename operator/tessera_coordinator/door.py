@@ -8,27 +8,73 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 
 from pydantic import ValidationError
 
+from tessera_api.keys import Ring
 from tessera_api.messages import FROM_AGENT, PROTOCOL, Hello
-from tessera_api.stream import MessageStream, StreamClosed
+from tessera_api.stream import FAREWELL_SECONDS, MessageStream, StreamClosed
 from tessera_api.wire import Side
+from tessera_coordinator.core.rotation import Rotation
+from tessera_coordinator.handshake import Handshake
 
 logger = logging.getLogger(__name__)
 
 GREETING_SECONDS = 5.0
 MAX_STREAMS = 8192
+BACKLOG = 1024
+LOOK_SECONDS = 10.0
+"""How often newer keys are looked for; whoever asks for one sooner has it at once."""
+MOVE_PAUSE_SECONDS = 0.05
+"""Between two streams that have to begin anew: a thousand nodes don't come back at once."""
 
 
 class Door:
-    """Serves each stream with `serve`, a task each, until it returns or the stream breaks the rules."""
+    """Serves each stream with `serve`, a task each, until it returns or the stream breaks the rules. Raises OSError
+    when the ring can't be read."""
 
-    def __init__(self, key: bytes, serve: Callable[[MessageStream], Awaitable[None]]) -> None:
-        self._key, self._serve = key, serve
+    def __init__(self, ring: Ring, serve: Callable[[MessageStream], Awaitable[None]]) -> None:
+        self._serve = serve
+        self._handshake, self._rotation = Handshake(ring), Rotation()
         self._streams: set[MessageStream] = set()
         self._talks: set[asyncio.Task[None]] = set()
+        self._mover: asyncio.Task[None] | None = None
+
+    async def listen(self, host: str, port: int) -> asyncio.Server:
+        """Take connections, until `close`. Raises OSError (address in use)."""
+        self._look(time.monotonic())
+        context = self._handshake.context()
+        if context is None:
+            return await asyncio.start_server(self.accept, host, port, backlog=BACKLOG)
+        server = await asyncio.start_server(
+            *(self.accept, host, port),
+            backlog=BACKLOG,
+            ssl=context,
+            ssl_handshake_timeout=GREETING_SECONDS,
+            ssl_shutdown_timeout=FAREWELL_SECONDS,
+        )
+        self._mover = asyncio.create_task(self._keep_moving())
+        return server
+
+    def _look(self, now: float) -> None:
+        self._handshake.refresh()
+        self._rotation.sees(self._handshake.numbers, now)
+
+    async def _keep_moving(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            now = time.monotonic()
+            self._look(now)
+            if self._rotation.move_due(now):
+                for stream in [stream for stream in self._streams if self._rotation.older(stream.keys.number)]:
+                    stream.close()
+                    await asyncio.sleep(MOVE_PAUSE_SECONDS)
+
+    def outdated(self, stream: MessageStream) -> bool:
+        """Whether a stream is under a key that is good for nothing any more."""
+        return self._rotation.outdated(stream.keys.number, time.monotonic())
 
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """A connection, as asyncio's server hands it over."""
@@ -40,7 +86,7 @@ class Door:
         self._talks.add(talk)
         talk.add_done_callback(self._talks.discard)
         try:
-            stream = await MessageStream.begin(reader, writer, self._key, Side.SERVER, GREETING_SECONDS)
+            stream = await self._begin(reader, writer)
         except StreamClosed as error:
             logger.info("a stream was refused: %s", error)
             return
@@ -55,8 +101,15 @@ class Door:
             self._streams.discard(stream)
             stream.close()
 
+    async def _begin(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> MessageStream:
+        keys = self._handshake.keys_of(writer)
+        self._rotation.sees((keys.number,), time.monotonic())
+        return await MessageStream.begin(reader, writer, keys, Side.SERVER, GREETING_SECONDS)
+
     async def close(self) -> None:
         """Close every stream and let those who serve them come to their end."""
+        if self._mover is not None:
+            self._mover.cancel()
         for stream in tuple(self._streams):
             stream.close()
         if self._talks:

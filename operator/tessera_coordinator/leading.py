@@ -13,12 +13,13 @@ from dataclasses import dataclass
 
 from tessera_api.exit_codes import ExitCode
 from tessera_api.journal import StepLine
+from tessera_api.keys import Ring
 from tessera_api.log import Claim
 from tessera_api.resolved_run import ResolvedRun
 from tessera_api.run_directory import RunDirectory
 from tessera_coordinator import last_words
 from tessera_coordinator.accounts import Accounts
-from tessera_coordinator.client import Address, Keys
+from tessera_coordinator.client import Address
 from tessera_coordinator.coordinator import Coordinator, Terms
 from tessera_coordinator.core.formation import Wanted
 from tessera_coordinator.core.history import History
@@ -45,7 +46,7 @@ class Place:
 
     directory: RunDirectory
     resolved: ResolvedRun
-    keys: Keys
+    ring: Ring
     host: str
     port: int
     name: str
@@ -90,7 +91,7 @@ async def lead(place: Place, store: Store, log: RunLog, claim: Claim, ears: Ears
     coordinator.collect = _collect_with(Collector(store))
     ears.leads(coordinator, known.newest)
     coordinator.begin(claim, _same_start(log.history, place.resolved.start))
-    server = Server(coordinator, scribe, place.keys, place.name)
+    server = Server(coordinator, scribe, place.ring, place.name)
     code = await server.serve(place.host, place.port, ears.ready)
     records.close()
     last_words.leave(coordinator.status())

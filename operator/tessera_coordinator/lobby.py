@@ -11,6 +11,7 @@ import logging
 import time
 from contextlib import suppress
 
+from tessera_api.keys import Ring
 from tessera_api.messages import FROM_AGENT, Ack, Hello, LeaderSilence, Role, Standby, Welcome
 from tessera_api.stream import MessageStream, StreamClosed
 from tessera_coordinator.core.succession import Succession
@@ -24,15 +25,15 @@ IDLE_SECONDS = 30.0
 class Lobby:
     """See the module."""
 
-    def __init__(self, run: str, key: bytes, succession: Succession) -> None:
+    def __init__(self, run: str, ring: Ring, succession: Succession) -> None:
         self._run, self._succession = run, succession
-        self._door = Door(key, self._serve)
+        self._door = Door(ring, self._serve)
         self._witnesses: dict[MessageStream, str] = {}
         self._server: asyncio.Server | None = None
 
     async def open(self, host: str, port: int) -> int:
         """Listen; returns the port. Raises OSError (address in use)."""
-        self._server = await asyncio.start_server(self._door.accept, host, port, backlog=1024)
+        self._server = await self._door.listen(host, port)
         return int(self._server.sockets[0].getsockname()[1])
 
     def stop_listening(self) -> None:
@@ -51,6 +52,8 @@ class Lobby:
 
     async def _serve(self, stream: MessageStream) -> None:
         hello = await hello_on(stream)
+        if self._door.outdated(stream):
+            raise StreamClosed(f"{hello.node} came with key {stream.keys.number}, which is good no more")
         stream.send(Standby(run=self._run))
         if hello.role is Role.WITNESS:
             await self._listen(stream, hello)

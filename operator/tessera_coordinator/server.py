@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from tessera_api.exit_codes import ExitCode
+from tessera_api.keys import Ring
 from tessera_api.messages import (
     FROM_AGENT,
     Ack,
@@ -29,7 +30,6 @@ from tessera_api.messages import (
 )
 from tessera_api.orders import Reaped, Size, StatusQuestion, StopRun
 from tessera_api.stream import MessageStream, StreamClosed
-from tessera_coordinator.client import Keys
 from tessera_coordinator.coordinator import Coordinator
 from tessera_coordinator.core.membership import State
 from tessera_coordinator.door import Door, hello_on
@@ -58,10 +58,9 @@ class TermSeen(Exception):
 class Server:
     """See the module."""
 
-    def __init__(self, coordinator: Coordinator, scribe: Scribe, keys: Keys, name: str = "") -> None:
+    def __init__(self, coordinator: Coordinator, scribe: Scribe, ring: Ring, name: str = "") -> None:
         self._coordinator, self._scribe, self._name = coordinator, scribe, name
-        self._control_key = keys.control
-        self._door = Door(keys.run, self._serve)
+        self._door = Door(ring, self._serve)
         self._standbys: dict[str, float] = {}
         """When each coordinator that stands by last asked."""
         self._agents: dict[str, tuple[str, MessageStream]] = {}
@@ -79,7 +78,7 @@ class Server:
     async def serve(self, host: str, port: int, ready: Callable[[int], Awaitable[None]]) -> ExitCode:
         """Until the run is over or another coordinator leads. Raises Superseded, TermSeen, OSError (address in use)."""
         self._superseded = asyncio.get_running_loop().create_future()
-        server = await asyncio.start_server(self._door.accept, host, port, backlog=1024)
+        server = await self._door.listen(host, port)
         await ready(server.sockets[0].getsockname()[1])
         tasks = [
             asyncio.ensure_future(work)
@@ -115,8 +114,10 @@ class Server:
     async def _talk(self, stream: MessageStream) -> None:
         hello = await hello_on(stream)
         orders = hello.role in (Role.CONTROLLER, Role.STANDBY)
-        if orders and self._control_key is not None and not stream.proves(self._control_key, hello.proof):
+        if orders and not stream.proves(hello.proof):
             raise StreamClosed(f"{hello.node} may not speak as {hello.role}: it does not hold the control key")
+        if self._door.outdated(stream) and not self._trains(hello):
+            raise StreamClosed(f"{hello.node} came with key {stream.keys.number}, which is good no more")
         if hello.term_seen > self._coordinator.term:
             raise TermSeen(f"{hello.node} has obeyed term {hello.term_seen}; ours is {self._coordinator.term}")
         welcome = Welcome(run=self._coordinator.terms.run, term=self._coordinator.term, takes=("size",))
@@ -130,6 +131,11 @@ class Server:
                 await self._stand_by(stream, hello.node)
             case Role.WITNESS:  # it knows now that this coordinator leads
                 pass
+
+    def _trains(self, hello: Hello) -> bool:
+        """Whether it is a member of the generation that trains: it stays, however late its new key is."""
+        open_ = self._coordinator.membership.generation
+        return hello.role is Role.AGENT and open_ is not None and any(hello.node == one.node for one in open_.members)
 
     async def _agent(self, stream: MessageStream, hello: Hello) -> None:
         old = self._agents.pop(hello.node, None)

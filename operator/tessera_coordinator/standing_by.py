@@ -7,8 +7,9 @@ import logging
 import time
 from collections.abc import Callable
 
+from tessera_api.keys import Ring
 from tessera_api.messages import Role
-from tessera_coordinator.client import Address, ControllerClient, Keys
+from tessera_coordinator.client import Address, ControllerClient
 from tessera_coordinator.core.history import History
 from tessera_coordinator.core.succession import Succession
 from tessera_store import StoreError
@@ -51,6 +52,6 @@ async def _ended(read: Callable[[], History]) -> bool:
         return False
 
 
-def client_of(peer: Address, keys: Keys, name: str) -> ControllerClient:
+def client_of(peer: Address, ring: Ring, name: str) -> ControllerClient:
     """Asks the other coordinator, as one that stands by."""
-    return ControllerClient((peer,), keys, name, QUESTION_SECONDS, Role.STANDBY)
+    return ControllerClient((peer,), ring, name, QUESTION_SECONDS, Role.STANDBY)

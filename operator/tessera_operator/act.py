@@ -13,11 +13,12 @@ from tessera_api.versions import versions
 from tessera_operator import names
 from tessera_operator.cluster import GROUPS, KUEUE, PRIORITIES, Cluster, Json, core, custom, jobs, network_policies
 from tessera_operator.coordinators import Coordinators
+from tessera_operator.core.key_rotation import first_key
 from tessera_operator.core.resolve import Ingredients, Surroundings, resolve, resolve_again
 from tessera_operator.core.run_decision import Plan
 from tessera_operator.core.slots import DeletePod
 from tessera_operator.core.view import View
-from tessera_operator.keys import control_key, run_key
+from tessera_operator.keys import run_keys
 from tessera_operator.manifests import build as build_manifests
 from tessera_operator.manifests import gang as gang_manifests
 from tessera_operator.manifests import run as run_manifests
@@ -75,8 +76,8 @@ async def _placed(cluster: Cluster, view: View, settings: Settings) -> Settings:
 async def begin_run(cluster: Cluster, found: Found, view: View, settings: Settings, secret: bytes) -> None:
     """Key and services, then run.json, which says that all of them are there."""
     owner = owner_of(found)
-    keys = run_key(secret, found.uid), control_key(secret, found.uid)
-    await cluster.create(core(found.namespace, "secrets"), run_manifests.key_secret(owner, *keys))
+    number = first_key(view)
+    await _make_key(cluster, found, number, secret)
     doors = [run_manifests.coordinator_service(owner, slot, 0) for slot in names.COORDINATOR_SLOTS]
     for service in (run_manifests.nodes_service(owner), *doors):
         await _create_own(cluster, found, core(found.namespace, "services"), service)
@@ -91,7 +92,7 @@ async def begin_run(cluster: Cluster, found: Found, view: View, settings: Settin
         version = group["apiVersion"]
         await _create_own(cluster, found, custom(version, found.namespace, GROUPS[version]), group)
     addresses = names.coordinator_addresses(found.name, found.namespace)
-    around = Surroundings(addresses, versions(), found.created, time.time())
+    around = Surroundings(addresses, versions(), found.created, time.time(), number)
     if view.start_number == 1:
         origin = view.origin.start if view.origin is not None else None
         resolved = resolve(view.run, Ingredients(view.datasets, origin), profile, around)
@@ -104,6 +105,19 @@ async def begin_run(cluster: Cluster, found: Found, view: View, settings: Settin
     document = run_manifests.start_document(owner, resolved)
     document["data"]["settings.json"] = pinned_settings.model_dump_json(by_alias=True)
     await _create_own(cluster, found, core(found.namespace, "configmaps"), document)
+
+
+async def keep_key(cluster: Cluster, found: Found, view: View, plan: Plan, secret: bytes) -> None:
+    """The key that the status is about to name."""
+    if plan.key is not None and (view.status.key is None or plan.key.number > view.status.key.number):
+        await _make_key(cluster, found, plan.key.number, secret)
+
+
+async def _make_key(cluster: Cluster, found: Found, number: int, secret: bytes) -> None:
+    """A Secret with one of the run's keys; its name says whose it is, and its bytes follow from that."""
+    keys = run_keys(secret, found.uid, number)
+    if await cluster.create(core(found.namespace, "secrets"), run_manifests.key_secret(owner_of(found), keys)):
+        logger.info("key %d of run %s/%s made", number, found.namespace, found.name)
 
 
 async def _create_own(cluster: Cluster, found: Found, path: str, document: Json) -> None:
@@ -125,7 +139,8 @@ async def make_pods(cluster: Cluster, found: Found, start: Pinned, plan: Plan) -
             await cluster.apply(core(found.namespace, "services", service["metadata"]["name"]), service)
             pod = run_manifests.coordinator_pod(owner, start.resolved, start.settings, wanted.slot, wanted.attempt)
         else:
-            place = Place(wanted.slot, wanted.attempt, tuple(sorted(plan.avoided)))
+            avoided = plan.hosts.avoided if plan.hosts is not None else ()
+            place = Place(wanted.slot, wanted.attempt, tuple(sorted(avoided)))
             alone = run_manifests.worker_pod(owner, start.resolved, start.settings, profile, place)
             pod = gang_manifests.join(alone, found.name, start.resolved.start, start.settings)
         if await cluster.create(core(found.namespace, "pods"), pod):

@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 
 from pydantic import ValidationError
 
+from tessera_api.keys import Keys
 from tessera_api.messages import StatusAnswer
 from tessera_api.orders import Reaped, Size, StopRun
 from tessera_api.training_run_status import TrainingRunStatus
 from tessera_coordinator.attendance import Attendance
-from tessera_coordinator.client import Address, ControllerClient, Keys
+from tessera_coordinator.client import Address, ControllerClient
 from tessera_operator.core.run_status import NUMBERS
 from tessera_operator.core.view import Answer
 
@@ -32,6 +33,8 @@ QUESTION_SECONDS = 1.0
 class _Watched:
     client: ControllerClient
     task: asyncio.Task[None]
+    keys: tuple[Keys, ...]
+    """The run's, the newest first."""
     attendance: Attendance = field(default_factory=lambda: Attendance(PATIENCE_SECONDS))
     alive: frozenset[str] = frozenset()
     answer: StatusAnswer | None = None
@@ -50,16 +53,18 @@ class Coordinators:
         self._wake = wake
         self._watched: dict[str, _Watched] = {}
 
-    def watch(self, uid: str, addresses: str, keys: Keys, may_stop: bool) -> None:
+    def watch(self, uid: str, addresses: str, keys: tuple[Keys, ...], may_stop: bool) -> None:
         """Listen to whoever leads a run from now on. An order to stop stands only while the run `may_stop`: a later
         coordinator, of a run that is to go on after all, is not told of it."""
         known = self._watched.get(uid)
         if known is not None and known.stopping and not may_stop:
             self.forget(uid)
         elif known is not None:
+            known.keys = keys
             return
-        client = ControllerClient(Address.parse_all(addresses), keys, "tessera-operator", QUESTION_SECONDS)
-        watched = _Watched(client, asyncio.get_running_loop().create_task(client.run()))
+        here = Address.parse_all(addresses)
+        client = ControllerClient(here, lambda: watched.keys, "tessera-operator", QUESTION_SECONDS)
+        watched = _Watched(client, asyncio.get_running_loop().create_task(client.run()), keys)
         client.on_status = lambda answer: self._answered(uid, answer)
         client.on_stream = lambda connected: watched.attendance.interrupted()
         self._watched[uid] = watched

@@ -10,6 +10,11 @@ ROLE_LABEL = f"{GROUP}/role"
 SLOT_LABEL = f"{GROUP}/slot"
 ATTEMPT_LABEL = f"{GROUP}/attempt"
 AVOIDS_ANNOTATION = f"{GROUP}/avoids"
+ROTATE_ANNOTATION = f"{GROUP}/rotate-key"
+"""Of a TrainingRun: another value asks for another key."""
+KEYS_AHEAD = 4
+"""So many keys after their start's first one a run's pods can read when they come: for each their kubelets watch for a
+Secret that is not there yet."""
 WORKER, COORDINATOR, BUILDER = "worker", "coordinator", "builder"
 COORDINATOR_SLOTS = ("c0", "c1")
 """One leads, the other stands by."""
@@ -30,8 +35,14 @@ def node_slots(count: int) -> list[str]:
 
 
 def secret_name(run: str, uid: str) -> str:
-    """The Secret with the key of one run: that of an older run of the name may still be there, and cannot be read."""
+    """The Secret with the one key of a run that an older version began: that of an older run of the name may still be
+    there, and cannot be read."""
     return f"{run}-key-{uid[:8]}"
+
+
+def keys_name(run: str, uid: str, number: int) -> str:
+    """The Secret with one of a run's numbered keys."""
+    return f"{secret_name(run, uid)}-{number}"
 
 
 def start_name(run: str, start: int) -> str:

@@ -49,6 +49,12 @@ class Found:
     deleting: bool
     document: Json
 
+    @property
+    def rotate_request(self) -> str:
+        """The value of the annotation that asks for another key."""
+        annotations = self.document["metadata"].get("annotations") or {}
+        return str(annotations.get(names.ROTATE_ANNOTATION, ""))[:64]
+
 
 @dataclass(frozen=True)
 class Pinned:
@@ -91,6 +97,7 @@ class Known:
     lost_elsewhere: Mapping[str, str]
     queues: bool = False
     queue: Queue | None = None
+    key_days: int = 30
 
 
 async def view_run(cluster: Cluster, found: Found, known: Known, coordinators: Coordinators) -> View:
@@ -122,6 +129,8 @@ async def view_run(cluster: Cluster, found: Found, known: Known, coordinators: C
         queue=known.queue,
         machines=await machines(cluster, doubtful(pods, answer) | avoided | set(known.lost_elsewhere)),
         answer=answer,
+        rotate_request=found.rotate_request,
+        key_days=known.key_days,
         lost_elsewhere=known.lost_elsewhere,
     )
 

@@ -68,6 +68,8 @@ class Settings(_Setting):
     """Whether runs may say what is in their pods: only where somebody judges who wrote them."""
     network_policies_for: str = ""
     """The operator's namespace, from which coordinators may be reached; empty: runs get no NetworkPolicy."""
+    key_days: Annotated[int, Field(ge=1, le=3650)] = 30
+    """After so many days a run that lives gets another key."""
     build_resources: dict[str, dict[str, str]] = {}
     profiles: dict[str, Profile] = {"cpu": Profile()}
 

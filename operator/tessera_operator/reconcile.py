@@ -14,9 +14,17 @@ from tessera_api.dataset_build import DatasetBuildStatus
 from tessera_api.orders import StopRun
 from tessera_api.training_run import OPERATOR
 from tessera_api.training_run_status import TrainingRunStatus
-from tessera_coordinator.client import Keys
 from tessera_operator import builders
-from tessera_operator.act import begin_run, delete_pods, keep_place, make_build, make_pods, say, tell_endings
+from tessera_operator.act import (
+    begin_run,
+    delete_pods,
+    keep_key,
+    keep_place,
+    make_build,
+    make_pods,
+    say,
+    tell_endings,
+)
 from tessera_operator.cluster import Cluster, NamespaceEnding, ours
 from tessera_operator.coordinators import Coordinators
 from tessera_operator.core import build_decision
@@ -27,7 +35,7 @@ from tessera_operator.core.run_decision import STOP_SECONDS, Plan, decide, may_s
 from tessera_operator.core.run_status import run_status, worth_writing
 from tessera_operator.core.slots import DeletePod
 from tessera_operator.core.view import View
-from tessera_operator.keys import control_key, run_key
+from tessera_operator.keys import ring
 from tessera_operator.observe import (
     Found,
     Known,
@@ -119,7 +127,7 @@ class Reconciler:
             self._coordinators.forget(found.uid)
         else:
             addresses = start.resolved.coordinator
-            keys = Keys(run_key(self._secret, found.uid), control_key(self._secret, found.uid))
+            keys = ring(self._secret, found.uid, start.resolved.first_key, status.key.number if status.key else None)
             self._coordinators.watch(found.uid, addresses, keys, may_stop(run, evicted))
         elsewhere = {
             node: since for uid, lost in self._lost.items() if uid != found.uid for node, since in lost.items()
@@ -133,10 +141,12 @@ class Reconciler:
             elsewhere,
             settings.gang in (Gang.KUEUE, Gang.VOLCANO),
             queue,
+            settings.key_days,
         )
         view = await view_run(self._cluster, found, known, self._coordinators)
         plan = decide(view)
-        self._lost[found.uid] = plan.avoided
+        if plan.hosts is not None:
+            self._lost[found.uid] = plan.hosts.gone
         if plan.expired:
             logger.info("run %s/%s deleted: its time after the end is over", found.namespace, found.name)
             await self._cluster.delete(ours(found.namespace, RUN, found.name), found.uid)
@@ -147,6 +157,7 @@ class Reconciler:
     async def _carry_out(self, found: Found, view: View, plan: Plan, start: Pinned | None) -> None:
         """What is counted first, then pods and orders, the status last."""
         await keep_place(self._cluster, found, view, plan, self._settings)
+        await keep_key(self._cluster, found, view, plan, self._secret)
         if start is not None and plan.over is None:
             found = await self._count(found, view, plan)
         if plan.blocked is not None:
@@ -180,8 +191,8 @@ class Reconciler:
     async def _count(self, found: Found, view: View, plan: Plan) -> Found:
         """Write the attempts down before a pod is made or deleted because of them."""
         after = run_status(view, plan)
-        counted = {"attempts": after.attempts, "avoided": after.avoided, "start": after.start}
-        status = view.status.model_copy(update=counted)
+        counted = ("attempts", "avoided", "losses", "start", "key")
+        status = view.status.model_copy(update={name: getattr(after, name) for name in counted})
         if status == view.status:
             return found
         again = (

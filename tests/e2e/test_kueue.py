@@ -27,7 +27,7 @@ from tests.cluster.go_programs import Programs, ProgramsUnavailable, build_progr
 from tests.unit.operator_world import RUN as A_RUN
 from tests.unit.operator_world import an_answer
 from tests.unit.test_operator_builds import BUILD as A_BUILD
-from tests.wire import test_operator_on_the_server as server
+from tests.wire import operator_passes as server
 from tests.wire.test_queues import KUEUE, URGENT, pods, prepared, workloads
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1500)]  # compiling Kueue takes minutes, once

@@ -214,6 +214,29 @@ def test_an_upgrade_of_the_chart_restarts_no_pod_of_a_run_in_flight(installed: I
 
 
 @pytest.mark.long
+def test_a_run_gets_another_key_while_it_trains_and_notices_nothing(installed: Installation) -> None:
+    """Each pod's kubelet brings it, in its own time; every node then speaks to its coordinator under the new key."""
+    run = "rotated"
+    installed.train(run, tokens="8M")
+    installed.wait("it trains", lambda: step_of(installed.status(run)) > 25, 300)
+    before = {name: pod["metadata"]["uid"] for name, pod in installed.pods(run).items()}
+    nodes = [name for name in before if name.startswith(f"{run}-n")]
+    installed.kubectl("annotate", "trun", run, "tessera.dev/rotate-key=somebody-left")
+    installed.wait("it is made", lambda: installed.status(run)["key"]["number"] == 2, 60)
+
+    def under_it(pod: str) -> bool:
+        return "under key 2" in installed.kubectl("logs", pod)
+
+    installed.wait("all nodes speak under it", lambda: all(map(under_it, nodes)), 400)
+
+    status = installed.succeed(run, 600)
+    assert {name: pod["metadata"]["uid"] for name, pod in installed.pods(run).items()} == before
+    assert (status["restarts"], status.get("incidents")) == (0, None)
+    steps = [step.number for step in installed.steps(run)]
+    assert steps == list(range(1, len(steps) + 1)), "no step twice"
+
+
+@pytest.mark.long
 def test_a_run_that_was_scaled_while_it_ran_is_bit_for_bit_the_same_and_loses_no_step(installed: Installation) -> None:
     """It grows by its spare at once, then shrinks to one node; nobody is blamed and nothing is computed twice."""
     installed.train("scaled", tokens="3M", max="3")

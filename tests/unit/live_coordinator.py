@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from tessera_api.checkpoint import CheckpointPrefix, part_name
 from tessera_api.exit_codes import ExitCode
+from tessera_api.keys import Keys, Ring, only
 from tessera_api.log import Entry, Open, StoredObject, parse_entry
 from tessera_api.messages import (
     FROM_COORDINATOR,
@@ -33,7 +34,6 @@ from tessera_api.run_directory import LOG_PREFIX, RunDirectory
 from tessera_api.stream import MessageStream, StreamClosed
 from tessera_api.wire import Side
 from tessera_coordinator.accounts import Accounts
-from tessera_coordinator.client import Keys
 from tessera_coordinator.coordinator import Coordinator, Terms
 from tessera_coordinator.core.formation import Wanted
 from tessera_coordinator.core.incidents import Incidents
@@ -72,11 +72,17 @@ class LiveCoordinator:
     """`with LiveCoordinator(folder) as place`: serves until the block ends or the run does."""
 
     def __init__(
-        self, folder: Path, count: int = 1, least: int = 1, adopt: bool = False, control: bytes | None = None
+        self,
+        folder: Path,
+        count: int = 1,
+        least: int = 1,
+        adopt: bool = False,
+        control: bytes | None = None,
+        ring: Ring | None = None,
     ) -> None:
         self.directory = RunDirectory(folder)
         self.store = open_store((folder / "storage").as_uri())
-        self._wanted, self._adopt, self._keys = (count, least), adopt, Keys(KEY, control)
+        self._wanted, self._adopt, self._ring = (count, least), adopt, ring or only(KEY, control)
         self.port = 0
         self.code: ExitCode | None = None
         self.error: Exception | None = None
@@ -135,7 +141,7 @@ class LiveCoordinator:
         self.coordinator = Coordinator(Terms("tiny", 10, 3, 1), membership, scribe, records, accounts)
         self.coordinator.begin(claim, self._adopt)
         try:
-            self.code = await Server(self.coordinator, scribe, self._keys).serve("127.0.0.1", 0, self._ready)
+            self.code = await Server(self.coordinator, scribe, self._ring).serve("127.0.0.1", 0, self._ready)
         finally:
             records.close()
 
@@ -199,7 +205,7 @@ class FakePeer:
     async def open(cls, place: LiveCoordinator, key: bytes = KEY) -> MessageStream:
         """A stream on which nothing was said yet."""
         reader, writer = await asyncio.open_connection("127.0.0.1", place.port)
-        return await MessageStream.begin(reader, writer, key, Side.CLIENT, LIMIT_S)
+        return await MessageStream.begin(reader, writer, Keys(key), Side.CLIENT, LIMIT_S)
 
     @classmethod
     async def connect(
@@ -269,16 +275,19 @@ def part(opening: Open, rank: int, step: int) -> Part:
     return Part(generation=opening.generation, rank=rank, step=step, position=10 * step, objects=objects)
 
 
+RING = only(KEY)
+
+
 class LiveNode:
     """A node's link and its trainers' lines, real, without torchrun. `with LiveNode(place, "node-0") as node`; in the
     place of a coordinator of the test's own, the ports of several."""
 
-    def __init__(self, place: LiveCoordinator | tuple[int, ...], name: str, folder: Path, key: bytes = KEY) -> None:
+    def __init__(self, place: LiveCoordinator | tuple[int, ...], name: str, folder: Path, ring: Ring = RING) -> None:
         self.lines = TrainerLines(folder / f"{name}.sock")
         identity = Identity(name, "i1", "127.0.0.1", 1)
         ports = place if isinstance(place, tuple) else (place.port,)
         endpoints = tuple(("127.0.0.1", port) for port in ports)
-        self.link = NodeLink(identity, key, endpoints, lambda: FACTS, self.lines.tell)
+        self.link = NodeLink(identity, ring, endpoints, lambda: FACTS, self.lines.tell)
 
     def __enter__(self) -> LiveNode:
         self.lines.attach(self.link)

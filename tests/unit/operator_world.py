@@ -12,6 +12,7 @@ from tessera_api.training_run import TrainingRun
 from tessera_api.training_run_status import TrainingRunStatus
 from tessera_operator import names
 from tessera_operator.core.resolve import Ingredients, Surroundings, resolve
+from tessera_operator.core.run_decision import Plan
 from tessera_operator.core.view import Answer, Machine, Pod, View
 from tessera_operator.profiles import Profile
 
@@ -60,8 +61,8 @@ def built() -> DatasetBuildStatus:
     )
 
 
-def a_start(run: TrainingRun | None = None) -> ResolvedRun:
-    around = Surroundings(names.coordinator_addresses("gpt", "team"), {"python": "3.11"}, NOW, NOW)
+def a_start(run: TrainingRun | None = None, first_key: int | None = None) -> ResolvedRun:
+    around = Surroundings(names.coordinator_addresses("gpt", "team"), {"python": "3.11"}, NOW, NOW, first_key)
     return resolve(run or a_run(), Ingredients({"stdlib": built()}), Profile(), around)
 
 
@@ -100,3 +101,8 @@ def a_view(**more: Any) -> View:
         answer=ALL_COUNTED,
     )
     return replace(view, **more)
+
+
+def avoided(plan: Plan) -> dict[str, str]:
+    """The nodes of the cluster that get no pod of the run, each with the time of its loss."""
+    return plan.hosts.avoided if plan.hosts is not None else {}

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import tessera_coordinator.server
+from tessera_api.keys import only
 from tessera_api.log import Claim, Open
 from tessera_api.messages import (
     BEAT_SECONDS,
@@ -32,7 +33,7 @@ from tessera_api.messages import (
 from tessera_api.orders import Reaped, StatusQuestion, StopRun
 from tessera_api.record import Record
 from tessera_api.stream import StreamClosed
-from tessera_coordinator.client import Address, Keys, begin
+from tessera_coordinator.client import Address, begin
 from tessera_coordinator.server import ACK_SECONDS, TermSeen
 from tessera_trainer.node_link import SILENCE_SECONDS
 from tests.unit.live_coordinator import FACTS, KEY, LIMIT_S, FakePeer, LiveCoordinator, eventually, holds, tell
@@ -95,7 +96,7 @@ def test_who_holds_the_runs_key_alone_may_not_speak_for_operator_or_coordinator(
         async def story() -> None:
             hello = Hello(role=role, node="n", incarnation="i")
             with pytest.raises(StreamClosed):
-                await begin(Address("127.0.0.1", place.port), Keys(KEY, control), hello)
+                await begin(Address("127.0.0.1", place.port), only(KEY, control), hello)
 
         tell(story())
 
@@ -105,10 +106,10 @@ def test_a_proof_is_good_on_its_own_stream_alone(folder: Path) -> None:
 
         async def story() -> None:
             where, hello = Address("127.0.0.1", place.port), Hello(role=Role.CONTROLLER, node="n", incarnation="i")
-            stream, welcome = await begin(where, Keys(KEY, CONTROL), hello)
+            stream, welcome = await begin(where, only(KEY, CONTROL), hello)
             assert welcome.run
             other = await FakePeer.open(place)
-            other.send(hello.model_copy(update={"proof": stream.proof(CONTROL)}))
+            other.send(hello.model_copy(update={"proof": stream.proof()}))
             with pytest.raises(StreamClosed):
                 await other.receive(LIMIT_S)
 

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
+from tessera_api.keys import Keys, only
 from tessera_api.messages import FROM_AGENT, Ack, Hello, LeaderSilence, Role, Standby, Welcome, understood
 from tessera_api.stream import MessageStream, StreamClosed
 from tessera_api.wire import Side
@@ -37,7 +38,7 @@ class Coordinator:
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(StreamClosed):
-            stream = await MessageStream.begin(reader, writer, KEY, Side.SERVER, LIMIT_S)
+            stream = await MessageStream.begin(reader, writer, Keys(KEY), Side.SERVER, LIMIT_S)
             hello = FROM_AGENT.validate_python((await stream.receive(LIMIT_S)).body)
             assert isinstance(hello, Hello)
             self.hellos.append(hello)
@@ -57,7 +58,7 @@ class Agent:
     def __init__(self, *coordinators: Coordinator) -> None:
         endpoints = tuple(("127.0.0.1", coordinator.port) for coordinator in coordinators)
         self.terms: list[int] = []
-        self.search = LeaderSearch(endpoints, KEY, self._talk, self._hello)
+        self.search = LeaderSearch(endpoints, only(KEY), self._talk, self._hello)
 
     def _hello(self, role: Role) -> Hello:
         return Hello(role=role, node="node-0", incarnation="i1", term_seen=max(self.terms, default=0))

@@ -38,7 +38,16 @@ from tessera_api.stream import MessageStream
 from tessera_api.wire import Side
 from tessera_trainer.node_link import Identity, NodeLink, RunClosed
 from tessera_trainer.rendezvous import ExitBarrier
-from tests.unit.live_coordinator import FACTS, KEY, LIMIT_S, FakePeer, LiveCoordinator, LiveNode, eventually, part, tell
+from tests.unit.live_coordinator import (
+    FACTS,
+    LIMIT_S,
+    RING,
+    LiveCoordinator,
+    LiveNode,
+    eventually,
+    part,
+    tell,
+)
 
 OPEN = Open(
     term=3,
@@ -67,7 +76,7 @@ class Script:
         self._server.close()
 
     async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._streams.put_nowait(await MessageStream.begin(reader, writer, KEY, Side.SERVER, LIMIT_S))
+        self._streams.put_nowait(await MessageStream.begin(reader, writer, RING()[0], Side.SERVER, LIMIT_S))
 
     async def stream(self, term: int = 3) -> tuple[MessageStream, Hello]:
         """The next stream that the link opens, welcomed."""
@@ -92,7 +101,7 @@ def scripted(story: Callable[[Script, NodeLink], Any], facts: Callable[[], Proce
     async def both() -> None:
         async with Script() as script:
             identity = Identity("node-0", "i1", "127.0.0.1", 1)
-            link = NodeLink(identity, KEY, (("127.0.0.1", script.port),), facts, lambda _: None)
+            link = NodeLink(identity, RING, (("127.0.0.1", script.port),), facts, lambda _: None)
             link.start()
             try:
                 await story(script, link)
@@ -357,7 +366,7 @@ def test_a_node_that_leaves_says_so(tmp_path: Path) -> None:
 
 
 def test_without_a_coordinator_a_farewell_ends_within_its_limit() -> None:
-    link = NodeLink(Identity("node-0", "i1", "127.0.0.1", 1), KEY, (("127.0.0.1", 9),), lambda: FACTS, lambda _: None)
+    link = NodeLink(Identity("node-0", "i1", "127.0.0.1", 1), RING, (("127.0.0.1", 9),), lambda: FACTS, lambda _: None)
     link.start()
 
     link.farewell("nobody there", seconds=1.0)
@@ -385,14 +394,3 @@ def test_two_nodes_make_one_generation_and_both_commit(tmp_path: Path) -> None:
         assert len(place.entry(Commit).objects) == 2
         for node in (one, two):
             eventually(lambda node=node: not node.link._outbox.unsafe(), "parts are forgotten")  # type: ignore[misc]
-
-
-def test_a_node_of_another_run_is_never_let_in(tmp_path: Path) -> None:
-    with LiveCoordinator(tmp_path) as place, LiveNode(place, "node-1", tmp_path, key=b"x" * 32):
-        tell(_joined(place))
-
-        assert [event["node"] for event in place.events("NodeSeen")] == ["node-0"]
-
-
-async def _joined(place: LiveCoordinator) -> Open:
-    return await (await FakePeer.connect(place, "node-0")).join()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
+from tessera_api.keys import Keys
 from tessera_api.orders import StopRun
 from tessera_api.training_run_status import RunPhase, TrainingRunStatus
-from tessera_coordinator.client import Keys
 from tessera_operator.coordinators import Coordinators, readable
 
-KEY = Keys(b"k" * 32)
+KEY = (Keys(b"k" * 32),)
 NOBODY = "127.0.0.1:1"
 
 

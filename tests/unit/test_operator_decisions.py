@@ -26,6 +26,7 @@ from tests.unit.operator_world import (
     a_start,
     a_view,
     an_answer,
+    avoided,
     built,
     condition,
 )
@@ -88,13 +89,13 @@ def test_a_node_that_the_run_counts_no_more_is_replaced_elsewhere_and_its_host_a
 
     assert plan.make == (MakePod("n1", 1),)
     assert plan.delete == (DeletePod("gpt-n1-0", "uid-gpt-n1-0", False, "replaced"),)
-    assert plan.avoided == {"host-n1": STAMP}
+    assert avoided(plan) == {"host-n1": STAMP}
 
 
 def test_a_node_that_was_not_counted_for_a_moment_is_let_be() -> None:
     plan = decide(a_view(answer=an_answer("gpt-n0-0", "gpt-n2-0")))
 
-    assert (plan.make, plan.delete, plan.avoided) == ((), (), {})
+    assert (plan.make, plan.delete, avoided(plan)) == ((), (), {})
 
 
 def test_nobody_is_given_up_on_an_old_answer() -> None:
@@ -137,12 +138,12 @@ def test_no_pod_is_deleted_by_force_on_the_word_of_one_source() -> None:
 
 
 def test_a_host_is_avoided_until_it_has_reported_for_a_while_after_its_loss() -> None:
-    def avoided(renewed: float) -> dict[str, str]:
+    def after(renewed: float) -> dict[str, str]:
         machines = {**HEALTHY, "host-n1": Machine(True, 1.0, renewed)}
-        return decide(a_view(run=a_run(REPLACED), machines=machines, now=NOW + 20)).avoided
+        return avoided(decide(a_view(run=a_run(REPLACED), machines=machines, now=NOW + 20)))
 
-    assert avoided(NOW - 5) == avoided(NOW + 14) == {"host-n1": STAMP}
-    assert avoided(NOW + 16) == {}
+    assert after(NOW - 5) == after(NOW + 14) == {"host-n1": STAMP}
+    assert after(NOW + 16) == {}
 
 
 def test_a_pod_that_waits_for_a_host_which_is_avoided_no_more_is_made_anew() -> None:
@@ -260,9 +261,9 @@ def test_run_json_takes_everything_from_run_datasets_and_profile() -> None:
 def test_a_host_that_another_run_lost_gets_no_pod_of_this_one() -> None:
     begun = a_view(pods=(), answer=None, lost_elsewhere={"host-9": STAMP})
 
-    assert decide(begun).avoided == {"host-9": STAMP}
+    assert avoided(decide(begun)) == {"host-9": STAMP}
     back = replace(begun, now=NOW + 20, machines={"host-9": Machine(True, 1.0, NOW + 16)})
-    assert decide(back).avoided == {}
+    assert avoided(decide(back)) == {}
 
 
 def test_only_nodes_whose_state_decides_something_are_looked_at() -> None:

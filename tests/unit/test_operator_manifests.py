@@ -8,7 +8,7 @@ import pytest
 
 from tessera_api.dataset_build import DatasetBuild
 from tessera_operator import names
-from tessera_operator.keys import control_key, run_key
+from tessera_operator.keys import control_key, run_key, run_keys
 from tessera_operator.manifests.build import build_document, build_job
 from tessera_operator.manifests.run import (
     Owner,
@@ -133,8 +133,28 @@ def test_coordinators_stay_apart_and_off_the_nodes_that_train_where_they_can() -
     assert off["preference"]["matchExpressions"] == [{"key": "kind", "operator": "NotIn", "values": ["h100"]}]
 
 
-def test_the_control_key_is_mounted_by_coordinators_alone_and_may_be_missing() -> None:
-    """A run that an older version began has none."""
+def test_coordinators_mount_all_of_a_key_and_nodes_what_lets_them_join() -> None:
+    start = a_start(first_key=3)
+
+    def files(pod: dict[str, Any]) -> dict[str, tuple[list[str], bool]]:
+        (volume,) = [volume for volume in pod["spec"]["volumes"] if volume["name"] == "keys"]
+        secrets = [source["secret"] for source in volume["projected"]["sources"]]
+        return {one["name"]: ([item["path"] for item in one["items"]], one["optional"]) for one in secrets}
+
+    coordinator = files(coordinator_pod(OWNER, start, SETTINGS, "c0", 0))
+    worker = files(worker_pod(OWNER, start, SETTINGS, Profile(), Place("n0", 0)))
+
+    first, *later = coordinator
+    assert first == names.keys_name("gpt", OWNER.uid, 3)
+    assert coordinator[first] == (["3/key", "3/control", "3/tls.crt", "3/tls.key"], False)
+    assert worker[first] == (["3/key", "3/tls.crt"], False)
+    assert later == [names.keys_name("gpt", OWNER.uid, number) for number in (4, 5, 6, 7)]
+    assert all(optional for _, optional in (worker[name] for name in later))
+    data = key_secret(OWNER, run_keys(b"s" * 32, OWNER.uid, 3))
+    assert (data["metadata"]["name"], set(data["data"])) == (first, {"key", "control", "tls.crt", "tls.key"})
+
+
+def test_a_start_of_an_older_version_has_one_key_and_perhaps_a_control_key() -> None:
 
     def keys(pod: dict[str, Any]) -> dict[str, Any]:
         return {volume["name"]: volume["secret"] for volume in pod["spec"]["volumes"] if "secret" in volume}
@@ -150,7 +170,7 @@ def test_what_never_changes_is_immutable() -> None:
     document = build_document(DatasetBuild.parse(BUILD), "team", "uid-2")
 
     assert start_document(OWNER, a_start())["immutable"] is True
-    assert key_secret(OWNER, b"k" * 32, b"c" * 32)["immutable"] is True
+    assert key_secret(OWNER, run_keys(b"s" * 32, "uid-1", 1))["immutable"] is True
     assert document["immutable"] is True
 
 
@@ -191,6 +211,7 @@ def test_the_longest_names_fit_kubernetes() -> None:
         names.pod_name(longest, "n4351", 99_999),
         names.coordinator_service(longest, "c0"),
         names.secret_name(longest, "0" * 36),
+        names.keys_name(longest, "0" * 36, 999_999),
         names.build_name(longest),
     ):
         assert len(name) <= 63

@@ -14,7 +14,7 @@ from tessera_operator.core.run_status import run_status
 from tessera_operator.manifests.gang import join, placed, pod_group, workload
 from tessera_operator.manifests.run import Place, worker_pod
 from tessera_operator.profiles import Gang, Profile
-from tests.unit.operator_world import ALL_COUNTED, a_run, a_start, a_view, an_answer, built, condition
+from tests.unit.operator_world import ALL_COUNTED, a_run, a_start, a_view, an_answer, avoided, built, condition
 from tests.unit.test_operator_manifests import GPU, OWNER, SETTINGS
 
 QUEUED = a_run(queueName="team")
@@ -79,7 +79,7 @@ def test_a_run_whose_nodes_are_taken_back_stops_with_a_commit_and_loses_no_node(
     plan = decide(a_view(**{**RUNNING, "run": run}, queue=queue))
 
     assert plan.stop.startswith(why)
-    assert (plan.delete, plan.make, plan.avoided) == ((), (), {})
+    assert (plan.delete, plan.make, avoided(plan)) == ((), (), {})
 
 
 def test_when_it_has_stopped_its_place_is_given_back_and_the_next_start_waits() -> None:

@@ -14,27 +14,31 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from tessera_api.exit_codes import ExitCode
+from tessera_api.keys import Ring
 from tessera_api.log import Claim, End, Entry, Open, parse_entry
 from tessera_api.messages import StatusAnswer, StepRecord, Steps
 from tessera_api.orders import Size, StopRun
 from tessera_api.run_directory import LOG_PREFIX, RunDirectory
 from tessera_api.training_run_status import RunPhase, TrainingRunStatus
-from tessera_coordinator.client import Address, ControllerClient, Keys
+from tessera_coordinator.client import Address, ControllerClient
 from tessera_coordinator.core.succession import SILENCE_SECONDS
 from tessera_coordinator.journal import read
 from tessera_coordinator.recollection import recollect
 from tessera_coordinator.run_log import RunLog
+from tessera_operator.keys import ring
 from tessera_store import open_store
-from tests.unit.live_coordinator import KEY, LIMIT_S, LiveNode, eventually, tell
+from tests.unit.key_folders import RUN, SECRET, put_key
+from tests.unit.live_coordinator import LIMIT_S, LiveNode, eventually, tell
 from tests.unit.operator_world import a_run, a_start
 
-CONTROL = b"c" * 32
-KEYS = Keys(KEY, CONTROL)
+KEYS: Ring = partial(ring, SECRET, RUN, 1, None)
+"""The operator's."""
 SLOTS = ("c0", "c1")
 
 
@@ -53,9 +57,8 @@ class Pair:
         place = SLOTS.index(slot)
         directory = RunDirectory(self.folder / slot)
         directory.root.mkdir(exist_ok=True)
-        directory.key.write_bytes(KEY)
-        directory.control_key.parent.mkdir(exist_ok=True)
-        directory.control_key.write_bytes(CONTROL)
+        if not directory.keys.exists():
+            put_key(directory.root, 1, coordinators=True)
         resolved = a_start(a_run(nodes={"count": 1, "min": 1, "max": 1}))
         directory.run_json.write_bytes(resolved.model_copy(update={"storage": self.storage}).encode())
         command = [sys.executable, "-m", "tessera_coordinator", "--run-directory", str(directory.root)]
@@ -156,7 +159,7 @@ def test_who_leads_and_how_the_run_fares_is_shown_to_prometheus(tmp_path: Path) 
         record = StepRecord(step=7, tokens=7168, loss=2.5, time=time.time(), numbers=numbers)
         return Steps(generation=opening.generation, records=(record,), sent=time.time())
 
-    with both(tmp_path) as pair, LiveNode(pair.ports, "node-0", tmp_path) as node:
+    with both(tmp_path) as pair, LiveNode(pair.ports, "node-0", tmp_path, KEYS) as node:
         node.link.report(steps(node.join()))
         pair.wait("the step is shown", lambda: f"tessera_run_step{run}" in pair.metrics("c0"))
 
@@ -177,7 +180,7 @@ def test_who_leads_and_how_the_run_fares_is_shown_to_prometheus(tmp_path: Path) 
 
 
 def test_when_the_leader_is_gone_the_other_leads_and_the_generation_goes_on(tmp_path: Path) -> None:
-    with both(tmp_path) as pair, LiveNode(pair.ports, "node-0", tmp_path) as node:
+    with both(tmp_path) as pair, LiveNode(pair.ports, "node-0", tmp_path, KEYS) as node:
         opening = node.join()
         pair.wait("the witness is heard", lambda: "c1" in pair.answer().coordinators[-1])
 
@@ -192,7 +195,7 @@ def test_when_the_leader_is_gone_the_other_leads_and_the_generation_goes_on(tmp_
 
 
 def test_a_leader_that_is_restarted_at_once_leads_on(tmp_path: Path) -> None:
-    with both(tmp_path) as pair, LiveNode(pair.ports, "node-0", tmp_path) as node:
+    with both(tmp_path) as pair, LiveNode(pair.ports, "node-0", tmp_path, KEYS) as node:
         opening = node.join()
 
         pair.kill("c0")
@@ -205,7 +208,7 @@ def test_a_leader_that_is_restarted_at_once_leads_on(tmp_path: Path) -> None:
 
 
 def test_a_leader_that_was_paused_finds_another_in_its_place_and_ends_itself(tmp_path: Path) -> None:
-    with both(tmp_path) as pair, LiveNode(pair.ports, "node-0", tmp_path) as node:
+    with both(tmp_path) as pair, LiveNode(pair.ports, "node-0", tmp_path, KEYS) as node:
         opening = node.join()
         paused = pair.processes["c0"]
 
@@ -222,7 +225,7 @@ def test_a_leader_that_was_paused_finds_another_in_its_place_and_ends_itself(tmp
 
 
 def test_a_standby_that_cannot_hear_the_leader_does_not_lead_while_the_nodes_hear_it(tmp_path: Path) -> None:
-    with both(tmp_path) as pair, LiveNode(pair.ports, "node-0", tmp_path) as node:
+    with both(tmp_path) as pair, LiveNode(pair.ports, "node-0", tmp_path, KEYS) as node:
         node.join()
         pair.kill("c1")
         pair.start("c1", peer=_free_port())
@@ -237,7 +240,7 @@ def test_the_second_leads_a_run_whose_first_never_came(tmp_path: Path) -> None:
     pair = Pair(tmp_path)
     try:
         pair.start("c1")
-        with LiveNode(pair.ports, "node-0", tmp_path) as node:
+        with LiveNode(pair.ports, "node-0", tmp_path, KEYS) as node:
             assert node.join().names() == ("node-0",)
         assert pair.leaders() == ["c1"]
     finally:

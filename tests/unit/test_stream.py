@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from tessera_api.keys import Keys
 from tessera_api.messages import Ack, Note, Welcome
 from tessera_api.record import Record
 from tessera_api.stream import MessageStream, StreamClosed
@@ -33,11 +34,11 @@ async def sockets(
 
 
 async def begin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, key: bytes = KEY) -> MessageStream:
-    return await MessageStream.begin(reader, writer, key, Side.SERVER, LIMIT_S)
+    return await MessageStream.begin(reader, writer, Keys(key), Side.SERVER, LIMIT_S)
 
 
 async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> MessageStream:
-    return await MessageStream.begin(reader, writer, KEY, Side.CLIENT, LIMIT_S)
+    return await MessageStream.begin(reader, writer, Keys(KEY), Side.CLIENT, LIMIT_S)
 
 
 def test_a_message_arrives_with_term_generation_and_number() -> None:
@@ -123,7 +124,7 @@ def test_an_end_that_never_greets_is_given_up_within_the_limit() -> None:
     async def story() -> None:
         async with sockets(serve) as (reader, writer):
             with pytest.raises(StreamClosed, match="TimeoutError"):
-                await MessageStream.begin(reader, writer, KEY, Side.CLIENT, 0.05)
+                await MessageStream.begin(reader, writer, Keys(KEY), Side.CLIENT, 0.05)
 
     asyncio.run(story())
 

@@ -10,7 +10,7 @@ from tessera_operator.wakes import Key
 from tests.cluster.control_plane import ControlPlane
 from tests.unit.operator_world import RUN as A_RUN
 from tests.unit.test_operator_builds import BUILD as A_BUILD
-from tests.wire.test_operator_on_the_server import BUILT, apply, names, operator, passes, patch_status, run, shown
+from tests.wire.operator_passes import BUILT, apply, names, operator, passes, patch_status, run, shown
 
 
 def test_a_run_of_another_controller_is_left_alone(plane: ControlPlane) -> None:

@@ -1,134 +1,33 @@
-"""The operator's passes against a real API server; what kubelet and the Job controller would do is done by hand."""
+"""The operator's passes against a real API server, from apply to pods, through its death and others' leftovers."""
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
-from typing import Any
 
 import pytest
-from kubernetes.aio import client, config
 
 from tessera_api.training_run_status import TrainingRunStatus
-from tessera_coordinator.client import Keys
 from tessera_operator.act import InTheWay
-from tessera_operator.cluster import Cluster, ClusterError, core, ours
-from tessera_operator.coordinators import Coordinators
+from tessera_operator.cluster import ClusterError, core, ours
 from tessera_operator.core.view import Answer, Machine
 from tessera_operator.observe import machines, seconds
-from tessera_operator.profiles import Settings
-from tessera_operator.reconcile import BUILD, RUN, Reconciler
+from tessera_operator.reconcile import BUILD, RUN
 from tessera_operator.wakes import Key
 from tests.cluster.control_plane import ControlPlane
 from tests.unit.operator_world import RUN as A_RUN
 from tests.unit.test_operator_builds import BUILD as A_BUILD
-from tests.unit.test_operator_builds import RESULT
-
-SETTINGS = Settings(trainer_image="trainer:1", operator_image="operator:1")
-SECRET = b"s" * 32
-BUILT = {
-    "conditions": [{"type": "Succeeded", "status": "True", "reason": "Published", "message": "done"}],
-    "manifest": RESULT["manifest"],
-    "manifestSha256": RESULT["sha256"],
-    "tokenizerSha256": RESULT["tokenizer_sha256"],
-    "fingerprint": RESULT["fingerprint"],
-    "vocabulary": RESULT["vocabulary"],
-    "tokens": RESULT["tokens"],
-}
-
-
-PATCH_SPEC = ("patch", "trainingrun", "gpt", "--type=merge", "--namespace")
-
-
-class Hearing(Coordinators):
-    """Streams that a test answers; no coordinator runs here."""
-
-    said: Answer | None = None
-
-    def watch(self, uid: str, addresses: str, keys: Keys, may_stop: bool) -> None:
-        """No stream."""
-
-    def answer(self, uid: str) -> Answer | None:
-        """What the test says."""
-        return self.said
-
-
-class Dying(Cluster):
-    """An operator that dies at a write: after `left` of them that succeed."""
-
-    left = 1
-
-    async def _call(self, verb: str, path: str, *more: Any, **words: Any) -> dict[str, Any]:
-        if verb != "GET":
-            if self.left == 0:
-                raise ClusterError(0, "the operator died here")
-            self.left -= 1
-        return await super()._call(verb, path, *more, **words)
-
-
-@asynccontextmanager
-async def operator(
-    plane: ControlPlane, kind: type[Cluster] = Cluster
-) -> AsyncIterator[tuple[Reconciler, Cluster, Hearing]]:
-    await config.load_kube_config(str(plane.kubeconfig))
-    cluster, hearing = kind(client.ApiClient()), Hearing(lambda uid: None)
-    try:
-        yield Reconciler(cluster, SETTINGS, SECRET, hearing), cluster, hearing
-    finally:
-        await cluster.close()
-
-
-def run(story: Coroutine[Any, Any, None]) -> None:
-    async def limited() -> None:
-        async with asyncio.timeout(100):
-            await story
-
-    asyncio.run(limited())
-
-
-def apply(plane: ControlPlane, namespace: str, *documents: dict[str, Any]) -> None:
-    plane.kubectl("create", "namespace", namespace)
-    for document in documents:
-        placed = {**document, "metadata": {**document["metadata"], "namespace": namespace}}
-        done = plane.apply(placed)
-        assert done.returncode == 0, done.stderr
-
-
-def patch_status(plane: ControlPlane, namespace: str, kind: str, name: str, status: dict[str, Any]) -> None:
-    change = json.dumps({"status": status})
-    where = ("--namespace", namespace, kind, name, "--subresource=status", "--type=merge")
-    done = plane.kubectl("patch", *where, "-p", change)
-    assert done.returncode == 0, done.stderr
-
-
-def shown(plane: ControlPlane, namespace: str, kind: str, name: str) -> dict[str, Any]:
-    text = plane.kubectl("get", kind, name, "--namespace", namespace, "-o", "json").stdout
-    found: dict[str, Any] = json.loads(text)
-    return found
-
-
-def names(documents: list[dict[str, Any]]) -> list[str]:
-    return sorted(document["metadata"]["name"] for document in documents)
-
-
-async def passes(reconciler: Reconciler, key: Key, count: int) -> None:
-    for _ in range(count):
-        await reconciler.work(key)
-
-
-def finish_build(plane: ControlPlane, namespace: str) -> None:
-    """As the Job controller and a kubelet do: a pod of the Job, which ends with the build's result."""
-    job = shown(plane, namespace, "job", "stdlib-build")
-    template = job["spec"]["template"]
-    reference = {"apiVersion": "batch/v1", "kind": "Job", "name": "stdlib-build", "uid": job["metadata"]["uid"]}
-    metadata = {"name": "stdlib-build-x", "labels": template["metadata"]["labels"], "ownerReferences": [reference]}
-    apply(plane, namespace, {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]})
-    ended = {"exitCode": 0, "message": json.dumps(RESULT), "finishedAt": "2026-11-26T12:00:00Z"}
-    container = {"name": "builder", "image": "trainer:1", "imageID": "x", "ready": False, "restartCount": 0}
-    statuses = [{**container, "state": {"terminated": ended}}]
-    patch_status(plane, namespace, "pod", "stdlib-build-x", {"phase": "Succeeded", "containerStatuses": statuses})
+from tests.wire.operator_passes import (
+    BUILT,
+    Dying,
+    apply,
+    finish_build,
+    names,
+    operator,
+    passes,
+    patch_status,
+    run,
+    shown,
+)
 
 
 def test_a_build_and_a_run_go_their_way_from_apply_to_pods(plane: ControlPlane) -> None:
@@ -155,7 +54,7 @@ def test_a_build_and_a_run_go_their_way_from_apply_to_pods(plane: ControlPlane) 
             pods = await cluster.list(core("way", "pods"), "tessera.dev/run=gpt")
             assert names(pods) == ["gpt-c0-0", "gpt-c1-0", "gpt-n0-0", "gpt-n1-0", "gpt-n2-0"]
             uid = shown(plane, "way", "trainingrun", "gpt")["metadata"]["uid"]
-            assert shown(plane, "way", "secret", f"gpt-key-{uid[:8]}")["immutable"] is True
+            assert shown(plane, "way", "secret", f"gpt-key-{uid[:8]}-1")["immutable"] is True
             services = await cluster.list(core("way", "services"), "tessera.dev/run=gpt")
             assert names(services) == ["gpt-coordinator-c0", "gpt-coordinator-c1", "gpt-nodes"]
             before = dict(cluster.requests)
@@ -339,36 +238,5 @@ def test_a_node_is_late_only_against_others_that_could_report(plane: ControlPlan
             report("right", "00:25")
             known = await machines(cluster, ["left", "right"])
             assert [machine.suspect for machine in known.values() if machine] == [True, False]
-
-    run(story())
-
-
-def test_a_run_is_suspended_and_goes_on_with_other_nodes_as_another_start(plane: ControlPlane) -> None:
-    async def story() -> None:
-        apply(plane, "sleep", A_BUILD, A_RUN)
-        patch_status(plane, "sleep", "datasetbuild", "stdlib", BUILT)
-        gpt = Key(RUN, "sleep", "gpt")
-        async with operator(plane) as (reconciler, cluster, hearing):
-            await passes(reconciler, gpt, 2)
-            spec = {"suspend": True, "nodes": {"count": 1, "spares": 0}}
-            assert plane.kubectl(*PATCH_SPEC, "sleep", "-p", json.dumps({"spec": spec})).returncode == 0
-            hearing.said = Answer(TrainingRunStatus(), frozenset(), frozenset(), closed="stopped at step 4", age=0.5)
-            await reconciler.work(gpt)
-            # No kubelet is here to end them: this one does.
-            plane.kubectl("delete", "pods", "--all", "--namespace", "sleep", "--grace-period=0", "--force")
-            await passes(reconciler, gpt, 2)
-            status = shown(plane, "sleep", "trainingrun", "gpt")["status"]
-            assert (status["phase"], status["start"]) == ("Suspended", 2)
-            assert await cluster.list(core("sleep", "pods")) == []
-
-            awake = json.dumps({"spec": {"suspend": False}})
-            assert plane.kubectl(*PATCH_SPEC, "sleep", "-p", awake).returncode == 0
-            hearing.said = None
-            await passes(reconciler, gpt, 2)
-            assert names(await cluster.list(core("sleep", "pods"))) == ["gpt-c0-1", "gpt-c1-1", "gpt-n0-1"]
-            started = json.loads(shown(plane, "sleep", "configmap", "gpt-start-2")["data"]["run.json"])
-            assert (started["start"], started["run"]["spec"]["nodes"]["count"]) == (2, 1)
-            selector = shown(plane, "sleep", "service", "gpt-coordinator-c0")["spec"]["selector"]
-            assert selector["tessera.dev/attempt"] == "1"
 
     run(story())

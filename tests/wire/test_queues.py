@@ -21,7 +21,7 @@ from tests.cluster.go_programs import ProgramsUnavailable, module_source
 from tests.unit.operator_world import RUN as A_RUN
 from tests.unit.operator_world import a_run, a_start, an_answer
 from tests.unit.test_operator_builds import BUILD as A_BUILD
-from tests.wire import test_operator_on_the_server as server
+from tests.wire import operator_passes as server
 
 KUEUE = ("sigs.k8s.io/kueue", "v0.17.0", "config/components/crd/bases")
 PLUGINS = ("sigs.k8s.io/scheduler-plugins", "v0.33.5", "config/crd/bases")

@@ -21,8 +21,8 @@ from tessera_operator.wakes import Key
 from tests.cluster.control_plane import ControlPlane
 from tests.unit.operator_world import RUN as A_RUN
 from tests.unit.test_operator_builds import BUILD as A_BUILD
+from tests.wire.operator_passes import BUILT, SECRET, SETTINGS, Hearing, apply, patch_status, shown
 from tests.wire.test_chart import helm, rendered
-from tests.wire.test_operator_on_the_server import BUILT, SECRET, SETTINGS, Hearing, apply, patch_status, shown
 
 __all__ = ["helm"]
 LEASE = {

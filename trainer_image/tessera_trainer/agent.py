@@ -20,6 +20,7 @@ import uuid
 from pathlib import Path
 
 from tessera_api.exit_codes import ExitCode
+from tessera_api.keys import ring_of
 from tessera_api.log import Open
 from tessera_api.messages import Processes, Trouble, TroubleKind
 from tessera_api.resolved_run import ResolvedRun, read_resolved_run
@@ -61,7 +62,7 @@ class RunningNode:
         processes = resolved.run.spec.nodes.processes_per_node
         identity = Identity(name, uuid.uuid4().hex[:12], _own_address(endpoints), processes)
         addresses = tuple(_address(endpoint) for endpoint in endpoints.split(","))
-        self.link = NodeLink(identity, directory.key.read_bytes(), addresses, self._facts, self._lines.tell)
+        self.link = NodeLink(identity, ring_of(directory), addresses, self._facts, self._lines.tell)
         self.rank_logs: RankLogs | None = None
         self._memory = MemoryLimit()
         self._proven = False

@@ -15,9 +15,9 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 
+from tessera_api.keys import Ring
 from tessera_api.messages import BEAT_SECONDS, Hello, LeaderSilence, Role, Standby, Welcome, understood
-from tessera_api.stream import MessageStream, StreamClosed
-from tessera_api.wire import Side
+from tessera_api.stream import MessageStream, StreamClosed, dial
 
 logger = logging.getLogger(__name__)
 
@@ -38,11 +38,11 @@ class LeaderSearch:
     def __init__(
         self,
         endpoints: tuple[Endpoint, ...],
-        key: bytes,
+        ring: Ring,
         talk: Callable[[MessageStream], Awaitable[None]],
         hello: Callable[[Role], Hello],
     ) -> None:
-        self._endpoints, self._key, self._talk, self._hello = endpoints, key, talk, hello
+        self._endpoints, self._ring, self._talk, self._hello = endpoints, ring, talk, hello
         self._heard = time.monotonic()
         self._term = 0
         self._at: Endpoint | None = None
@@ -81,9 +81,9 @@ class LeaderSearch:
     async def _converse(self, endpoint: Endpoint) -> None:
         stream = None
         try:
-            stream = await self._connect(endpoint)
+            stream = await dial(*endpoint, self._ring, CONNECT_SECONDS)
             await self._talk(stream)
-        except (StreamClosed, OSError, TimeoutError) as error:
+        except (StreamClosed, OSError) as error:
             logger.info("no coordinator at %s:%d: %s", *endpoint, error or type(error).__name__)
         except Exception:
             logger.exception("the link stumbled")
@@ -91,24 +91,19 @@ class LeaderSearch:
             if stream is not None:
                 stream.close()
 
-    async def _connect(self, endpoint: Endpoint) -> MessageStream:
-        async with asyncio.timeout(CONNECT_SECONDS):
-            reader, writer = await asyncio.open_connection(*endpoint)
-        return await MessageStream.begin(reader, writer, self._key, Side.CLIENT, CONNECT_SECONDS)
-
     async def _keep_witness(self, endpoint: Endpoint) -> None:
         """A thin stream to `endpoint` for as long as it does not lead, for ever."""
         while True:
             if not (self._led and self._at == endpoint):
                 try:
                     await self._witness(endpoint)
-                except (StreamClosed, OSError, TimeoutError) as error:
+                except (StreamClosed, OSError) as error:
                     logger.debug("no standby at %s:%d: %s", *endpoint, error or type(error).__name__)
             await asyncio.sleep(BEAT_SECONDS * random.uniform(0.5, 1.0))
 
     async def _witness(self, endpoint: Endpoint) -> None:
         """Until the other end closes, or leads."""
-        stream = await self._connect(endpoint)
+        stream = await dial(*endpoint, self._ring, CONNECT_SECONDS)
         telling = None
         try:
             stream.send(self._hello(Role.WITNESS))

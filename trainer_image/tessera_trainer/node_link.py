@@ -15,6 +15,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 
 from tessera_api.exit_codes import ExitCode
+from tessera_api.keys import Ring
 from tessera_api.log import Open
 from tessera_api.messages import (
     BEAT_SECONDS,
@@ -80,13 +81,13 @@ class NodeLink:
     def __init__(
         self,
         identity: Identity,
-        key: bytes,
+        ring: Ring,
         endpoints: tuple[Endpoint, ...],
         facts: Callable[[], Processes],
         to_trainers: Callable[[dict[str, object]], None],
     ) -> None:
         self._identity, self._facts, self._to_trainers = identity, facts, to_trainers
-        self._search = LeaderSearch(endpoints, key, self._talk, self._hello)
+        self._search = LeaderSearch(endpoints, ring, self._talk, self._hello)
         self.loop = asyncio.new_event_loop()
         self._stream: MessageStream | None = None
         self._outbox = Outbox()
@@ -311,7 +312,7 @@ class NodeLink:
             raise StreamClosed(f"no welcome of term {self._term} or newer")
         self._term, self._stream = welcome.term, stream
         self._search.welcomed(welcome.term)
-        logger.info("coordinator of term %d", welcome.term)
+        logger.info("coordinator of term %d, under key %d", welcome.term, stream.keys.number)
         self._send_beat(
             anew=True
         )  # at once: a coordinator that heard nothing for a while must not take that for standstill

@@ -21,6 +21,8 @@ class Surroundings:
     versions: Mapping[str, str]
     created: float
     now: float
+    key: int | None = None
+    """The number of the key that this start's pods begin with."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ def resolve(run: TrainingRun, made_from: Ingredients, profile: Profile, around: 
         device=profile.device,
         threads=profile.threads,
         coordinator=around.coordinator,
+        first_key=around.key,
         versions=dict(around.versions),
     )
 
@@ -64,7 +67,7 @@ def resolve_again(before: ResolvedRun, run: TrainingRun, profile: Profile, aroun
     """A later start: what may change is as the resource has it now, everything that decides bits as it was."""
     plain = run.model_copy(update={"status": None})
     changed = {"asked": plain, "run": plain, "device": profile.device, "versions": dict(around.versions)}
-    here = {"started": around.now, "coordinator": around.coordinator}
+    here = {"started": around.now, "coordinator": around.coordinator, "first_key": around.key}
     return before.model_copy(update={"start": before.start + 1, **here, **changed})
 
 

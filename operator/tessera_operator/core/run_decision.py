@@ -12,18 +12,20 @@ from tessera_api.exit_codes import ExitCode
 from tessera_api.orders import Size
 from tessera_api.times import seconds_of
 from tessera_api.training_run import TrainingRun
-from tessera_api.training_run_status import PodAttempts, TrainingRunStatus
+from tessera_api.training_run_status import PodAttempts, ShownKey, TrainingRunStatus
 from tessera_operator import names
 from tessera_operator.core.active_time import deadline_passed
+from tessera_operator.core.avoidance import Hosts, hosts
+from tessera_operator.core.key_rotation import newest_key
 from tessera_operator.core.prerequisites import Blocked, blocked_by, queued, succeeded
 from tessera_operator.core.queue import must_go
 from tessera_operator.core.slots import (
     DeletePod,
     MakePod,
     attempts,
-    avoided,
     due,
     forceable,
+    given_up,
     leaving,
     slots_of,
     to_delete,
@@ -49,15 +51,17 @@ SUSPENDED = "the run is suspended"
 
 @dataclass(frozen=True)
 class Plan:
-    """What a pass does, in this order: write `attempts` and `avoided`, make the start, pods, deletions."""
+    """What a pass does, in this order: write `attempts` and who is avoided, make the start, pods, deletions."""
 
     attempts: dict[str, PodAttempts] = field(default_factory=dict)
-    avoided: dict[str, str] = field(default_factory=dict)
-    """Nodes that get no pod of the run, each with the time of its loss."""
+    hosts: Hosts | None = None
+    """What is known of the cluster's nodes; None: what was."""
     enqueue: bool = False
     """Make the Workload that waits in Kueue's queue."""
     release: bool = False
     """Delete it: no node is wanted any more."""
+    key: ShownKey | None = None
+    """The newest of the run's keys, which is made where the status names an older one."""
     begin: bool = False
     """Make what every pod needs: key, services, run.json."""
     make: tuple[MakePod, ...] = ()
@@ -108,7 +112,8 @@ def decide(view: View) -> Plan:
     waits = [due(entry) - view.now for entry in wanted.values() if due(entry) > view.now]
     return Plan(
         attempts=wanted,
-        avoided=avoided(view),
+        hosts=hosts(view, given_up(view)),
+        key=newest_key(view),
         make=tuple(to_make(view, wanted)),
         delete=tuple(to_delete(view, wanted)),
         size=_size(view),

@@ -9,6 +9,7 @@ from tessera_api.times import span, stamp
 from tessera_api.training_run_status import AvoidedNode, PodAttempts, RunPhase, TrainingRunStatus
 from tessera_operator import names
 from tessera_operator.core.active_time import active_time
+from tessera_operator.core.avoidance import Hosts
 from tessera_operator.core.run_decision import Over, Plan
 from tessera_operator.core.view import View
 
@@ -44,8 +45,14 @@ def run_status(view: View, plan: Plan) -> TrainingRunStatus:
         start=plan.start or view.status.start,
         active_seconds=active.seconds or view.status.active_seconds,
         active_at=active.at,
-        avoided=tuple(AvoidedNode(node=node, since=since) for node, since in plan.avoided.items()) or None,
+        key=plan.key or view.status.key,
+        avoided=_avoided(plan.hosts) if plan.hosts is not None else view.status.avoided,
+        losses=(tuple(plan.hosts.losses.values()) or None) if plan.hosts is not None else view.status.losses,
     )
+
+
+def _avoided(hosts: Hosts) -> tuple[AvoidedNode, ...] | None:
+    return tuple(AvoidedNode(node=node, since=since) for node, since in hosts.avoided.items()) or None
 
 
 def _phase(view: View, plan: Plan, over: Over | None) -> RunPhase:

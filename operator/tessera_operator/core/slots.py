@@ -14,16 +14,12 @@ from dataclasses import dataclass
 from tessera_api.times import seconds_of, stamp
 from tessera_api.training_run_status import PodAttempts
 from tessera_operator import names
+from tessera_operator.core.avoidance import avoided, lost
 from tessera_operator.core.view import Pod, View
 
 QUICK_SECONDS = 30.0
 FREE_QUICK_ENDS = 3
 LONGEST_WAIT = 60.0
-RETURN_SECONDS = 15.0
-"""So long after its loss a node must have reported before it is taken again: longer than a report may be under way."""
-MOST_AVOIDED = 64
-START_PATIENCE = 120.0
-"""A pod on a suspect node that was never counted is given up only when it is as old."""
 
 
 @dataclass(frozen=True)
@@ -63,41 +59,22 @@ def attempts(view: View) -> dict[str, PodAttempts]:
     return after
 
 
+def given_up(view: View) -> list[Pod]:
+    """The pods that this pass gives up, which are meant to be there until then."""
+    meant = {entry.slot: entry.attempt for entry in view.status.attempts or ()}
+    return [pod for pod in view.pods if pod.attempt == meant.get(pod.slot, 0) and _given_up(view, pod)]
+
+
 def _given_up(view: View, pod: Pod) -> bool:
     if pod.deleting or pod.over:
         return True
     if pod.phase == "Pending":
         # It never ran: placed on a node that died, or kept off one that has come back.
-        return view.suspect(pod) or (pod.node is None and not pod.avoids <= set(avoided(view)))
+        return view.suspect(pod) or (pod.node is None and not pod.avoids <= avoided(view))
     if pod.role == names.COORDINATOR:
         answer = view.answer
         return view.suspect(pod) and (answer is None or not answer.fresh or not answer.counts(pod))
-    return _lost(view, pod)
-
-
-def _lost(view: View, pod: Pod) -> bool:
-    """Whether a node that runs, as far as Kubernetes knows, is counted by the run no more."""
-    answer = view.answer
-    if answer is None or not answer.fresh or answer.counts(pod) or pod.phase != "Running":
-        return False
-    return pod.name in answer.missing or (view.suspect(pod) and view.now - pod.created > START_PATIENCE)
-
-
-def avoided(view: View) -> dict[str, str]:
-    """Nodes that get no pod of the run, each with the time of its loss: those that it has just lost, and those that it
-    or another run lost before and that have not reported for `RETURN_SECONDS` since. The newest `MOST_AVOIDED`."""
-    known = dict(view.lost_elsewhere) | {entry.node: entry.since for entry in view.status.avoided or ()}
-    nodes = {node: since for node, since in known.items() if not _returned(view, node, since)}
-    now = stamp(view.now)
-    for pod in view.pods:
-        if pod.role == names.WORKER and not pod.deleting and pod.node is not None and _lost(view, pod):
-            nodes.setdefault(pod.node, now)
-    return dict(sorted(nodes.items(), key=lambda item: item[1])[-MOST_AVOIDED:])
-
-
-def _returned(view: View, node: str, since: str) -> bool:
-    machine = view.machines.get(node)
-    return machine is not None and not machine.suspect and machine.renewed > seconds_of(since) + RETURN_SECONDS
+    return lost(view, pod)
 
 
 def _next(entry: PodAttempts, pod: Pod, now: float) -> PodAttempts:

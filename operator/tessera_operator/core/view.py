@@ -134,6 +134,10 @@ class View:
     """Those that were looked at, by name; None: it does not exist any more. Nobody looks at the node of a pod that the
     run counts: at a hundred runs that would be most of all requests."""
     answer: Answer | None = None
+    rotate_request: str = ""
+    """The value of the annotation that asks for another key."""
+    key_days: int = 30
+    """After so many days a key is followed by another."""
     lost_elsewhere: Mapping[str, str] = field(default_factory=dict)
     """Nodes that other runs have lost, each with the time."""
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass
+from typing import Any
 
 from tessera_api.resolved_run import ResolvedRun
 from tessera_operator import names
+from tessera_operator.keys import RunKeys
 from tessera_operator.manifests import pod_template
 from tessera_operator.manifests.pods import (
     RUN_FOLDER,
@@ -43,14 +45,20 @@ class Owner:
         }
 
 
-def key_secret(owner: Owner, key: bytes, control: bytes) -> Manifest:
-    """The run's key, for its own pods, and the control key, for its coordinators."""
+_FOR_NODES, _FOR_COORDINATORS = ("key", "tls.crt"), ("key", "control", "tls.crt", "tls.key")
+
+
+def key_secret(owner: Owner, keys: RunKeys) -> Manifest:
+    """One of the run's keys: for its nodes the run's key and the certificate, all of it for its coordinators."""
+    secrets = (keys.run, keys.control, keys.certificate.encode(), keys.private.encode())
     return {
         "apiVersion": "v1",
         "kind": "Secret",
-        "metadata": owner.metadata(names.secret_name(owner.name, owner.uid)),
+        "metadata": owner.metadata(names.keys_name(owner.name, owner.uid, keys.number)),
         "immutable": True,
-        "data": {"key": base64.b64encode(key).decode(), "control": base64.b64encode(control).decode()},
+        "data": {
+            name: base64.b64encode(value).decode() for name, value in zip(_FOR_COORDINATORS, secrets, strict=True)
+        },
     }
 
 
@@ -112,11 +120,11 @@ def coordinator_pod(owner: Owner, resolved: ResolvedRun, settings: Settings, slo
             {"name": "metrics", "containerPort": names.METRICS_PORT},
         ],
         resources=settings.coordinator_resources,
-        volumeMounts=[*_run_mounts(), {"name": "control", "mountPath": f"{RUN_FOLDER}/control", "readOnly": True}],
+        volumeMounts=[*_run_mounts(), *_key_mounts(resolved, names.COORDINATOR)],
     )
     labels = {names.SLOT_LABEL: slot, names.ATTEMPT_LABEL: str(attempt)}
     spec = pod_spec(
-        *(body, [*_run_volumes(owner, resolved), _control_volume(owner)]),
+        *(body, [*_run_volumes(owner, resolved), *_key_volumes(owner, resolved, names.COORDINATOR)]),
         nodeSelector=settings.coordinator_node_selector,
         tolerations=list(settings.coordinator_tolerations),
         affinity=_away(owner) | _off(settings),
@@ -155,13 +163,13 @@ def worker_pod(owner: Owner, resolved: ResolvedRun, settings: Settings, profile:
         *("node", template.image or settings.trainer_image, settings.pull_policy, arguments),
         env=pod_template.environment(template, needed),
         resources=pod_template.resources(template, profile),
-        volumeMounts=[*_run_mounts(), *mounts, *pod_template.mounts(template)],
+        volumeMounts=[*_run_mounts(), *_key_mounts(resolved, names.WORKER), *mounts, *pod_template.mounts(template)],
         **pod_template.environment_from(template),
     )
     memory = {"name": "memory", "emptyDir": {"medium": "Memory", "sizeLimit": profile.shared_memory}}
-    volumes = pod_template.volumes(template)
+    keys, volumes = _key_volumes(owner, resolved, names.WORKER), pod_template.volumes(template)
     spec = pod_spec(
-        *(body, [*_run_volumes(owner, resolved), {"name": "cache", "emptyDir": {}}, memory, *volumes]),
+        *(body, [*_run_volumes(owner, resolved), *keys, {"name": "cache", "emptyDir": {}}, memory, *volumes]),
         hostname=name,
         subdomain=names.service_name(owner.name),
         nodeSelector=template.node_selector | profile.node_selector,
@@ -213,28 +221,48 @@ def _apart(owner: Owner) -> Manifest:
 
 
 def _run_volumes(owner: Owner, resolved: ResolvedRun) -> list[Manifest]:
-    """The run's folder, with key and run.json in it."""
+    """The run's folder, with run.json in it."""
     return [
         {"name": "run", "emptyDir": {}},
-        {"name": "key", "secret": _own_key(names.secret_name(owner.name, owner.uid))},
         {"name": "start", "configMap": {"name": names.start_name(owner.name, resolved.start)}},
     ]
 
 
-def _own_key(secret: str) -> Manifest:
-    return {"secretName": secret, "items": [{"key": "key", "path": "key"}], "defaultMode": 0o440}
+def _key_volumes(owner: Owner, resolved: ResolvedRun, role: str) -> list[Manifest]:
+    """The start's first key, and the places of those that may follow while its pods run."""
+    if resolved.first_key is None:
+        return _older_key_volumes(owner, role)
+    files = _FOR_COORDINATORS if role == names.COORDINATOR else _FOR_NODES
+    sources = []
+    for number in range(resolved.first_key, resolved.first_key + names.KEYS_AHEAD + 1):
+        items = [{"key": file, "path": f"{number}/{file}"} for file in files]
+        name = names.keys_name(owner.name, owner.uid, number)
+        sources.append({"secret": {"name": name, "items": items, "optional": number != resolved.first_key}})
+    return [{"name": "keys", "projected": {"sources": sources, "defaultMode": 0o440}}]
 
 
-def _control_volume(owner: Owner) -> Manifest:
-    """Optional: the Secret of a run that an older version began has no such key."""
+def _key_mounts(resolved: ResolvedRun, role: str) -> list[Manifest]:
+    if resolved.first_key is None:
+        control = {"name": "control", "mountPath": f"{RUN_FOLDER}/control", "readOnly": True}
+        key = {"name": "key", "mountPath": f"{RUN_FOLDER}/key", "subPath": "key", "readOnly": True}
+        return [key, control] if role == names.COORDINATOR else [key]
+    return [{"name": "keys", "mountPath": f"{RUN_FOLDER}/keys", "readOnly": True}]
+
+
+def _older_key_volumes(owner: Owner, role: str) -> list[Manifest]:
+    """Of a start that an older version began: one key for good, and perhaps a control key."""
     secret = names.secret_name(owner.name, owner.uid)
-    items = [{"key": "control", "path": "key"}]
-    return {"name": "control", "secret": {"secretName": secret, "items": items, "defaultMode": 0o440, "optional": True}}
+
+    def volume(name: str, **more: Any) -> Manifest:
+        items = [{"key": name, "path": "key"}]
+        return {"name": name, "secret": {"secretName": secret, "items": items, "defaultMode": 0o440, **more}}
+
+    key, control = volume("key"), volume("control", optional=True)
+    return [key, control] if role == names.COORDINATOR else [key]
 
 
 def _run_mounts() -> list[Manifest]:
     return [
         {"name": "run", "mountPath": RUN_FOLDER},
-        {"name": "key", "mountPath": f"{RUN_FOLDER}/key", "subPath": "key", "readOnly": True},
         {"name": "start", "mountPath": f"{RUN_FOLDER}/run.json", "subPath": "run.json", "readOnly": True},
     ]

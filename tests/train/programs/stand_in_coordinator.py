@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tessera_api.exit_codes import ExitCode
+from tessera_api.keys import Keys
 from tessera_api.messages import FROM_AGENT, Closed, Hello, StatusAnswer, Welcome
 from tessera_api.orders import StatusQuestion, StopRun
 from tessera_api.stream import MessageStream, StreamClosed
@@ -53,7 +54,7 @@ class StandIn:
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(StreamClosed):
             key = (self._directory / "key").read_bytes()
-            stream = await MessageStream.begin(reader, writer, key, Side.SERVER, 5)
+            stream = await MessageStream.begin(reader, writer, Keys(key), Side.SERVER, 5)
             self._streams.append(stream)
             while True:
                 self._take(stream, (await stream.receive(None)).body)

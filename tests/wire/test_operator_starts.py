@@ -1,0 +1,99 @@
+"""Later starts of a run, and its keys, as the operator makes them on a real API server."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+
+import pytest
+
+from tessera_api.training_run_status import TrainingRunStatus
+from tessera_operator.cluster import ClusterError, core
+from tessera_operator.core.view import Answer
+from tessera_operator.reconcile import RUN
+from tessera_operator.wakes import Key
+from tests.cluster.control_plane import ControlPlane
+from tests.unit.operator_world import RUN as A_RUN
+from tests.unit.test_operator_builds import BUILD as A_BUILD
+from tests.wire.operator_passes import (
+    BUILT,
+    PATCH_SPEC,
+    Dying,
+    apply,
+    names,
+    operator,
+    passes,
+    patch_status,
+    run,
+    shown,
+)
+
+
+def keys_of(plane: ControlPlane, namespace: str) -> list[str]:
+    """The numbers of a run's keys."""
+    found = json.loads(plane.kubectl("get", "secrets", "--namespace", namespace, "-o", "json").stdout)["items"]
+    return [name.rpartition("-")[2] for name in names(found)]
+
+
+@pytest.mark.parametrize("writes", range(3))
+def test_an_annotation_brings_a_run_that_lives_another_key_whenever_the_operator_dies(
+    plane: ControlPlane, writes: int
+) -> None:
+    place = f"rotate-{writes}"
+
+    async def story() -> None:
+        apply(plane, place, A_BUILD, A_RUN)
+        patch_status(plane, place, "datasetbuild", "stdlib", BUILT)
+        gpt = Key(RUN, place, "gpt")
+        async with operator(plane) as (reconciler, cluster, _):
+            await passes(reconciler, gpt, 3)
+            pods = names(await cluster.list(core(place, "pods")))
+        assert shown(plane, place, "trainingrun", "gpt")["status"]["key"]["number"] == 1
+        asked = ("annotate", "trainingrun", "gpt", "tessera.dev/rotate-key=leaked", "--namespace", place)
+        assert plane.kubectl(*asked).returncode == 0
+        async with operator(plane, Dying) as (reconciler, dying, _):
+            assert isinstance(dying, Dying)
+            dying.left = writes
+            with suppress(ClusterError):
+                await reconciler.work(gpt)
+
+        async with operator(plane) as (reconciler, cluster, _):
+            await passes(reconciler, gpt, 2)
+            assert names(await cluster.list(core(place, "pods"))) == pods
+        key = shown(plane, place, "trainingrun", "gpt")["status"]["key"]
+        assert (key["number"], key["request"], keys_of(plane, place)) == (2, "leaked", ["1", "2"])
+
+    run(story())
+
+
+def test_a_run_is_suspended_and_goes_on_with_other_nodes_as_another_start(plane: ControlPlane) -> None:
+    async def story() -> None:
+        apply(plane, "sleep", A_BUILD, A_RUN)
+        patch_status(plane, "sleep", "datasetbuild", "stdlib", BUILT)
+        gpt = Key(RUN, "sleep", "gpt")
+        async with operator(plane) as (reconciler, cluster, hearing):
+            await passes(reconciler, gpt, 2)
+            spec = {"suspend": True, "nodes": {"count": 1, "spares": 0}}
+            assert plane.kubectl(*PATCH_SPEC, "sleep", "-p", json.dumps({"spec": spec})).returncode == 0
+            hearing.said = Answer(TrainingRunStatus(), frozenset(), frozenset(), closed="stopped at step 4", age=0.5)
+            await reconciler.work(gpt)
+            # No kubelet is here to end them: this one does.
+            plane.kubectl("delete", "pods", "--all", "--namespace", "sleep", "--grace-period=0", "--force")
+            await passes(reconciler, gpt, 2)
+            status = shown(plane, "sleep", "trainingrun", "gpt")["status"]
+            assert (status["phase"], status["start"]) == ("Suspended", 2)
+            assert await cluster.list(core("sleep", "pods")) == []
+
+            awake = json.dumps({"spec": {"suspend": False}})
+            assert plane.kubectl(*PATCH_SPEC, "sleep", "-p", awake).returncode == 0
+            hearing.said = None
+            await passes(reconciler, gpt, 2)
+            assert names(await cluster.list(core("sleep", "pods"))) == ["gpt-c0-1", "gpt-c1-1", "gpt-n0-1"]
+            started = json.loads(shown(plane, "sleep", "configmap", "gpt-start-2")["data"]["run.json"])
+            assert (started["start"], started["run"]["spec"]["nodes"]["count"]) == (2, 1)
+            assert started["first_key"] == 2
+            assert keys_of(plane, "sleep") == ["1", "2"]
+            selector = shown(plane, "sleep", "service", "gpt-coordinator-c0")["spec"]["selector"]
+            assert selector["tessera.dev/attempt"] == "1"
+
+    run(story())
