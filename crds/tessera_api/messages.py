@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 
 from tessera_api.log import MAX_NODES, Member, Open, StoreAddress, StoredObject
-from tessera_api.orders import Reaped, Size, StatusQuestion, StopRun
+from tessera_api.orders import Places, Reaped, Size, StatusQuestion, StopRun
 from tessera_api.record import Count, Name, Record, Text
 
 PROTOCOL = 1
@@ -360,6 +360,7 @@ FromAgent = (
     | LeaderSilence
     | StopRun
     | Size
+    | Places
     | Reaped
     | StatusQuestion
 )

@@ -32,6 +32,21 @@ class Size(Record):
     """Nodes that are to train no more, and will be ended once they do not."""
 
 
+class Place(Record):
+    """Where a node is."""
+
+    node: Name
+    at: Annotated[str, Field(max_length=63)]
+    """The value of the topology label of its machine; empty where there is none."""
+
+
+class Places(Record):
+    """Where the nodes are: a generation's ranks are ordered by it, so that neighbours in rank are neighbours there."""
+
+    kind: Literal["places"] = "places"
+    places: Annotated[tuple[Place, ...], Field(max_length=MAX_NODES)]
+
+
 class Reaped(Record):
     """The supervisor of a node's process has seen it end: a second source, so the node need not be waited for."""
 

@@ -106,6 +106,8 @@ class ResolvedRun(Record):
     first_key: Annotated[int, Field(ge=1)] | None = None
     """Number of the key that this start's pods begin with, on a cluster; later ones come while they run. None: one
     key without a number, and no TLS (on one machine; runs that an older version began)."""
+    ordered_by: Annotated[str, Field(max_length=317)] = ""
+    """Label of the cluster's nodes by whose values ranks are brought together; empty: they are not."""
     versions: dict[str, str] = {}
     """Of Tessera, Python and the libraries that decide results."""
 

@@ -107,7 +107,7 @@ def _wanted(resolved: ResolvedRun, history: History, known: Recollection) -> Wan
     size = known.size if known.size is not None and known.size.start == resolved.start else nodes
     last = history.open
     fingerprint = (last.fingerprint or "") if last else ""
-    return Wanted(size.count, size.min, history.generation + 1, fingerprint)
+    return Wanted(size.count, size.min, history.generation + 1, fingerprint, ordered=resolved.ordered_by != "")
 
 
 def _same_start(history: History, start: int) -> bool:

@@ -28,7 +28,7 @@ from tessera_api.messages import (
     StatusAnswer,
     Welcome,
 )
-from tessera_api.orders import Reaped, Size, StatusQuestion, StopRun
+from tessera_api.orders import Places, Reaped, Size, StatusQuestion, StopRun
 from tessera_api.stream import MessageStream, StreamClosed
 from tessera_coordinator.coordinator import Coordinator
 from tessera_coordinator.core.membership import State
@@ -120,7 +120,7 @@ class Server:
             raise StreamClosed(f"{hello.node} came with key {stream.keys.number}, which is good no more")
         if hello.term_seen > self._coordinator.term:
             raise TermSeen(f"{hello.node} has obeyed term {hello.term_seen}; ours is {self._coordinator.term}")
-        welcome = Welcome(run=self._coordinator.terms.run, term=self._coordinator.term, takes=("size",))
+        welcome = Welcome(run=self._coordinator.terms.run, term=self._coordinator.term, takes=("size", "places"))
         self._send(stream, welcome)
         match hello.role:
             case Role.AGENT:
@@ -178,7 +178,7 @@ class Server:
                 self._coordinator.apply(membership.beat(hello.node, message, now))
             case Join():
                 self._coordinator.apply(membership.join(hello.node, message, now))
-            case Hello() | LeaderSilence() | Size() | StopRun() | Reaped() | StatusQuestion():
+            case Hello() | LeaderSilence() | Size() | Places() | StopRun() | Reaped() | StatusQuestion():
                 raise StreamClosed(f"an agent may not say {message.kind}")
             case report:
                 self._coordinator.report(hello.node, report, lambda: self._send(stream, Ack(sequence=sequence)))
@@ -196,6 +196,8 @@ class Server:
                     self._coordinator.apply(membership.stop_run(reason, deadline, now))
                 case Size():
                     self._coordinator.apply(membership.resize(message, now))
+                case Places():
+                    membership.wanted = membership.wanted.placed(message)  # from the next generation on
                 case Reaped():
                     self._coordinator.apply(membership.reaped(message, now))
                 case StatusQuestion():

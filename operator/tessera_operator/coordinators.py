@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from tessera_api.keys import Keys
 from tessera_api.messages import StatusAnswer
-from tessera_api.orders import Reaped, Size, StopRun
+from tessera_api.orders import Places, Reaped, Size, StopRun
 from tessera_api.training_run_status import TrainingRunStatus
 from tessera_coordinator.attendance import Attendance
 from tessera_coordinator.client import Address, ControllerClient
@@ -94,11 +94,11 @@ class Coordinators:
             watched.stopping = True
             watched.client.stop(order)
 
-    def size(self, uid: str, order: Size) -> None:
-        """Order a run's number of nodes; told again to a coordinator that is restarted."""
+    def order(self, uid: str, order: Size | Places) -> None:
+        """Order a run's number of nodes, or say where they are; told again to a coordinator that is restarted."""
         watched = self._watched.get(uid)
         if watched is not None:
-            watched.client.size(order)
+            watched.client.order(order)
 
     def answer(self, uid: str) -> Answer | None:
         """The newest answer; None when there was none yet."""

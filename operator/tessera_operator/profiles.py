@@ -32,6 +32,18 @@ class Profile(_Setting):
     """Of every trainer: NCCL's settings, for example."""
     shared_memory: str = "1Gi"
     """Size of /dev/shm."""
+    topology_label: Annotated[str, Field(max_length=317)] = ""
+    """Label of the cluster's nodes that says what is near what (a rack, a block of switches): ranks are brought
+    together by its values. Empty: they are in order of arrival."""
+    host_network: bool = False
+    """Pods use their machine's own network: for fabrics that no plugin brings into a pod."""
+    capabilities: tuple[str, ...] = ()
+    """Of the trainers' container, beside none: IPC_LOCK for RDMA."""
+    annotations: dict[str, str] = {}
+    """Of each pod: further networks, for example."""
+    runtime_class_name: str = ""
+    cache_volume: dict[str, Any] = {"emptyDir": {}}
+    """Where compiled blocks are kept: a volume's source."""
     one_pod_per_host: bool = True
     """Keep two nodes of a run off one host."""
 

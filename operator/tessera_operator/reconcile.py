@@ -52,6 +52,7 @@ from tessera_operator.observe import (
     view_run,
 )
 from tessera_operator.profiles import Gang, Settings
+from tessera_operator.topology import Topology
 from tessera_operator.wakes import Key
 
 logger = logging.getLogger(__name__)
@@ -73,6 +74,7 @@ class Reconciler:
     def __init__(self, cluster: Cluster, settings: Settings, secret: bytes, coordinators: Coordinators) -> None:
         self._cluster, self._settings, self._secret = cluster, settings, secret
         self._coordinators = coordinators
+        self._topology = Topology(cluster)
         self._written: dict[str, float] = {}
         self._uids: dict[Key, str] = {}
         self.phases: dict[object, tuple[str, str]] = {}
@@ -169,12 +171,19 @@ class Reconciler:
         if start is not None and plan.over is None:
             tell_endings(self._coordinators, found.uid, view)
             await make_pods(self._cluster, found, start, plan)
-        if plan.size is not None:
-            self._coordinators.size(found.uid, plan.size)
-        if plan.stop:
-            self._coordinators.stop(found.uid, StopRun(reason=plan.stop, deadline_seconds=STOP_SECONDS))
+        await self._order(found, view, plan)
         await delete_pods(self._cluster, found.namespace, plan.delete)
         await self._write_run(found, view, plan)
+
+    async def _order(self, found: Found, view: View, plan: Plan) -> None:
+        """What the coordinator is to know."""
+        if view.start is not None and view.start.ordered_by and plan.over is None:
+            places = await self._topology.places(view.pods, view.start.ordered_by)
+            self._coordinators.order(found.uid, places)
+        if plan.size is not None:
+            self._coordinators.order(found.uid, plan.size)
+        if plan.stop:
+            self._coordinators.stop(found.uid, StopRun(reason=plan.stop, deadline_seconds=STOP_SECONDS))
 
     async def _orphans(self, key: Key) -> float | None:
         """The run is gone, or its namespace is about to be, and its pods are being deleted: those on lost nodes leave

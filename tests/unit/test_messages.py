@@ -77,7 +77,7 @@ from tessera_api.messages import (
     VerdictWord,
     Welcome,
 )
-from tessera_api.orders import Reaped, Size, StatusQuestion, StopRun
+from tessera_api.orders import Place, Places, Reaped, Size, StatusQuestion, StopRun
 from tessera_api.record import Record
 from tessera_api.wire import FRAME_LIMITS, HEADER_BYTES, NONCE_BYTES, Channel, Envelope, Side
 
@@ -132,6 +132,7 @@ MESSAGES: list[FromAgent | FromCoordinator] = [
     LeaderSilence(seconds=2.5),
     Standby(run="tiny"),
     Size(count=3, min=2, leaving=("node-2",)),
+    Places(places=(Place(node="node-0", at="rack-7"),)),
 ]
 ENTRIES: list[Entry] = [
     Claim(term=1, holder="here", time=1.0),

@@ -120,6 +120,35 @@ def test_a_run_that_an_older_version_began_keeps_its_one_coordinator() -> None:
     assert container["args"][-4:] == ["--listen", "0.0.0.0:7400", "--metrics", "0.0.0.0:7401"]
 
 
+def test_a_profile_says_what_the_machines_fabric_needs_of_the_nodes_alone() -> None:
+    fabric = Profile.model_validate(
+        {
+            "hostNetwork": True,
+            "capabilities": ["IPC_LOCK"],
+            "annotations": {"k8s.v1.cni.cncf.io/networks": "rdma-0"},
+            "runtimeClassName": "nvidia",
+            "cacheVolume": {"hostPath": {"path": "/var/cache/tessera", "type": "Directory"}},
+        }
+    )
+    pod = worker_pod(OWNER, a_start(), SETTINGS, fabric, Place("n1", 3, ("host-9",)))
+    spec = pod["spec"]
+
+    assert (spec["hostNetwork"], spec["dnsPolicy"], spec["runtimeClassName"]) == (
+        *(True, "ClusterFirstWithHostNet"),
+        "nvidia",
+    )
+    (container,) = spec["containers"]
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["IPC_LOCK"]}
+    assert pod["metadata"]["annotations"] == {
+        "k8s.v1.cni.cncf.io/networks": "rdma-0",
+        "tessera.dev/avoids": "host-9",
+    }
+    (cache,) = [volume for volume in spec["volumes"] if volume["name"] == "cache"]
+    assert cache == {"name": "cache", "hostPath": {"path": "/var/cache/tessera", "type": "Directory"}}
+    settings = SETTINGS.model_copy(update={"profiles": {"fabric": fabric}})
+    assert "hostNetwork" not in coordinator_pod(OWNER, a_start(), settings, "c1", 0)["spec"]
+
+
 def test_coordinators_stay_apart_and_off_the_nodes_that_train_where_they_can() -> None:
     settings = SETTINGS.model_copy(update={"profiles": {"h100": GPU}})
     affinity = coordinator_pod(OWNER, a_start(), settings, "c1", 0)["spec"]["affinity"]

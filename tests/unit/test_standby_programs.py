@@ -280,7 +280,7 @@ def test_a_stop_of_the_run_reaches_whoever_leads(tmp_path: Path) -> None:
 def test_a_run_that_was_told_to_have_another_number_of_nodes_keeps_it_under_another_leader(tmp_path: Path) -> None:
     async def order(pair: Pair, size: Size) -> None:
         client = ControllerClient(tuple(Address("127.0.0.1", port) for port in pair.ports), KEYS, "operator", 0.1)
-        client.size(size)
+        client.order(size)
         heard: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         client.on_status = lambda answer: (
             heard.set_result(None) if answer.status["nodes"] == "0/4" and not heard.done() else None

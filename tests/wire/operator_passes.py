@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
 from kubernetes.aio import client, config
 
 from tessera_api.keys import Keys
+from tessera_api.orders import Places, Size
 from tessera_operator.cluster import Cluster, ClusterError
 from tessera_operator.coordinators import Coordinators
 from tessera_operator.core.view import Answer
@@ -41,6 +42,15 @@ class Hearing(Coordinators):
 
     said: Answer | None = None
 
+    def __init__(self, wake: Callable[[str], None]) -> None:
+        super().__init__(wake)
+        self.ordered: dict[str, Size | Places] = {}
+        """The newest order of each kind."""
+
+    def order(self, uid: str, order: Size | Places) -> None:
+        """Kept for the test."""
+        self.ordered[order.kind] = order
+
     def watch(self, uid: str, addresses: str, keys: tuple[Keys, ...], may_stop: bool) -> None:
         """No stream."""
 
@@ -64,12 +74,12 @@ class Dying(Cluster):
 
 @asynccontextmanager
 async def operator(
-    plane: ControlPlane, kind: type[Cluster] = Cluster
+    plane: ControlPlane, kind: type[Cluster] = Cluster, settings: Settings = SETTINGS
 ) -> AsyncIterator[tuple[Reconciler, Cluster, Hearing]]:
     await config.load_kube_config(str(plane.kubeconfig))
     cluster, hearing = kind(client.ApiClient()), Hearing(lambda uid: None)
     try:
-        yield Reconciler(cluster, SETTINGS, SECRET, hearing), cluster, hearing
+        yield Reconciler(cluster, settings, SECRET, hearing), cluster, hearing
     finally:
         await cluster.close()
 
@@ -123,3 +133,19 @@ def finish_build(plane: ControlPlane, namespace: str) -> None:
     container = {"name": "builder", "image": "trainer:1", "imageID": "x", "ready": False, "restartCount": 0}
     statuses = [{**container, "state": {"terminated": ended}}]
     patch_status(plane, namespace, "pod", "stdlib-build-x", {"phase": "Succeeded", "containerStatuses": statuses})
+
+
+def bind(plane: ControlPlane, namespace: str, pod: str, node: str) -> None:
+    """As the scheduler does."""
+    target = {"apiVersion": "v1", "kind": "Node", "name": node}
+    document = {
+        "apiVersion": "v1",
+        "kind": "Binding",
+        "metadata": {"name": pod, "namespace": namespace},
+        "target": target,
+    }
+    done = plane.kubectl(
+        *("create", "--raw", f"/api/v1/namespaces/{namespace}/pods/{pod}/binding", "-f", "-"),
+        stdin=json.dumps(document),
+    )
+    assert done.returncode == 0, done.stderr

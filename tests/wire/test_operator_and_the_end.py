@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-
 from tessera_operator.cluster import core, ours
 from tessera_operator.reconcile import RUN
 from tessera_operator.wakes import Key
 from tests.cluster.control_plane import ControlPlane
 from tests.unit.operator_world import RUN as A_RUN
 from tests.unit.test_operator_builds import BUILD as A_BUILD
-from tests.wire.operator_passes import BUILT, apply, names, operator, passes, patch_status, run, shown
+from tests.wire.operator_passes import BUILT, apply, bind, names, operator, passes, patch_status, run, shown
 
 
 def test_a_run_of_another_controller_is_left_alone(plane: ControlPlane) -> None:
@@ -64,19 +62,3 @@ def test_in_a_namespace_that_is_being_deleted_nothing_is_made_and_a_pod_on_a_los
             ]
 
     run(story())
-
-
-def bind(plane: ControlPlane, namespace: str, pod: str, node: str) -> None:
-    """As the scheduler does."""
-    target = {"apiVersion": "v1", "kind": "Node", "name": node}
-    document = {
-        "apiVersion": "v1",
-        "kind": "Binding",
-        "metadata": {"name": pod, "namespace": namespace},
-        "target": target,
-    }
-    done = plane.kubectl(
-        *("create", "--raw", f"/api/v1/namespaces/{namespace}/pods/{pod}/binding", "-f", "-"),
-        stdin=json.dumps(document),
-    )
-    assert done.returncode == 0, done.stderr

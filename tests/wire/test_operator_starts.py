@@ -7,9 +7,11 @@ from contextlib import suppress
 
 import pytest
 
+from tessera_api.orders import Place, Places
 from tessera_api.training_run_status import TrainingRunStatus
 from tessera_operator.cluster import ClusterError, core
 from tessera_operator.core.view import Answer
+from tessera_operator.profiles import Profile
 from tessera_operator.reconcile import RUN
 from tessera_operator.wakes import Key
 from tests.cluster.control_plane import ControlPlane
@@ -18,8 +20,10 @@ from tests.unit.test_operator_builds import BUILD as A_BUILD
 from tests.wire.operator_passes import (
     BUILT,
     PATCH_SPEC,
+    SETTINGS,
     Dying,
     apply,
+    bind,
     names,
     operator,
     passes,
@@ -95,5 +99,30 @@ def test_a_run_is_suspended_and_goes_on_with_other_nodes_as_another_start(plane:
             assert keys_of(plane, "sleep") == ["1", "2"]
             selector = shown(plane, "sleep", "service", "gpt-coordinator-c0")["spec"]["selector"]
             assert selector["tessera.dev/attempt"] == "1"
+
+    run(story())
+
+
+def test_the_coordinator_is_told_in_which_rack_each_pod_is(plane: ControlPlane) -> None:
+    racked = SETTINGS.model_copy(update={"profiles": {"cpu": Profile(topology_label="example.com/rack")}})
+
+    async def story() -> None:
+        for machine, labels in (("rack-a1", {"example.com/rack": "a"}), ("nowhere", {})):
+            node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": machine, "labels": labels}}
+            assert plane.apply(node).returncode == 0
+        apply(plane, "racks", A_BUILD, A_RUN)
+        patch_status(plane, "racks", "datasetbuild", "stdlib", BUILT)
+        gpt = Key(RUN, "racks", "gpt")
+        async with operator(plane, settings=racked) as (reconciler, _, hearing):
+            await passes(reconciler, gpt, 2)
+            assert hearing.ordered["places"] == Places(places=())
+            bind(plane, "racks", "gpt-n0-0", "rack-a1")
+            bind(plane, "racks", "gpt-n2-0", "nowhere")
+            await reconciler.work(gpt)
+
+            there = (Place(node="gpt-n0-0", at="a"), Place(node="gpt-n2-0", at=""))
+            assert hearing.ordered["places"] == Places(places=there)
+        started = json.loads(shown(plane, "racks", "configmap", "gpt-start-1")["data"]["run.json"])
+        assert started["ordered_by"] == "example.com/rack"
 
     run(story())

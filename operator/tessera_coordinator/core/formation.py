@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from tessera_api.log import Member, Open, StoreAddress
+from tessera_api.orders import Places
 from tessera_coordinator.core.effects import OpenGeneration
 from tessera_coordinator.core.nodes import Node
 from tessera_coordinator.core.silence import Limits
@@ -22,6 +24,14 @@ class Wanted:
     """Of the numerics that the run began with, empty if it has not begun."""
     leaving: frozenset[str] = frozenset()
     """Nodes that are to train no more, if the others are enough."""
+    ordered: bool = False
+    """Whether ranks are ordered by where their nodes are, which a controller will say."""
+    places: Mapping[str, str] = field(default_factory=dict)
+    """Where each node is, by name: a rack, for example."""
+
+    def placed(self, said: Places) -> Wanted:
+        """A controller has said where the nodes are."""
+        return replace(self, places={place.node: place.at for place in said.places})
 
     def chosen(self, names: list[str]) -> list[str]:
         """Who is to train of these, the first `count`: who leaves is needed only where the others are fewer than
@@ -42,7 +52,8 @@ class Plan:
 def draft(nodes: list[Node], last: Open | None, wanted: Wanted, limits: Limits, waited: float) -> Plan:
     """The next generation from the nodes that offer themselves.
 
-    Old members keep their order (ranks stay stable), spares follow in order of arrival. A living old member that
+    Old members keep their order (ranks stay stable), spares follow in order of arrival; where places count, the first
+    generation waits until they are known, `limits.arrival_patience` seconds at most. A living old member that
     still stops its workers is waited for, `limits.formation` seconds at most; the first generation waits for `count`
     nodes: `limits.start_patience` seconds at most, longer for nodes that are there and still prove themselves.
     """
@@ -66,10 +77,10 @@ def draft(nodes: list[Node], last: Open | None, wanted: Wanted, limits: Limits, 
         return Plan(None, refused)
     if len(fit) < wanted.min:
         return Plan(None, refused)
-    places = {name: place for place, name in enumerate(before)}
-    fit.sort(key=lambda node: (places.get(node.name, len(before)), node.arrival))
-    names = wanted.chosen([node.name for node in fit])
-    chosen = [node for node in fit if node.name in names]
+    unplaced = wanted.ordered and any(node.name not in wanted.places for node in fit)
+    if unplaced and not before and waited < limits.arrival_patience:
+        return Plan(None, refused)
+    chosen = _in_order(fit, before, wanted)
     members = tuple(Member(node=n.name, incarnation=n.incarnation, processes=n.processes) for n in chosen)
     join = chosen[0].join
     assert join is not None
@@ -77,6 +88,22 @@ def draft(nodes: list[Node], last: Open | None, wanted: Wanted, limits: Limits, 
     number = last.generation + 1 if last else wanted.first_generation
     reason = "first" if not before else f"after generation {number - 1}"
     return Plan(OpenGeneration(number, members, store, fingerprint, reason), refused)
+
+
+def _in_order(fit: list[Node], before: list[str], wanted: Wanted) -> list[Node]:
+    """Who trains: as before, then in order of arrival; then brought together by place, so that neighbours in rank are
+    near each other (rings and trees of collectives cross from place to place as seldom as can be)."""
+    ranks = {name: rank for rank, name in enumerate(before)}
+    fit.sort(key=lambda node: (ranks.get(node.name, len(before)), node.arrival))
+    names = wanted.chosen([node.name for node in fit])
+    chosen = [node for node in fit if node.name in names]
+    known = list(dict.fromkeys(wanted.places.get(node.name, "") for node in chosen if node.name in ranks))
+
+    def place(node: Node) -> tuple[int, str]:
+        at = wanted.places.get(node.name, "")
+        return known.index(at) if at in known else len(known), at
+
+    return sorted(chosen, key=place)
 
 
 def change(nodes: list[Node], generation: Open, wanted: Wanted) -> str:

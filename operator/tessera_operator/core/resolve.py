@@ -52,6 +52,7 @@ def resolve(run: TrainingRun, made_from: Ingredients, profile: Profile, around: 
         threads=profile.threads,
         coordinator=around.coordinator,
         first_key=around.key,
+        ordered_by=profile.topology_label,
         versions=dict(around.versions),
     )
 
@@ -67,6 +68,7 @@ def resolve_again(before: ResolvedRun, run: TrainingRun, profile: Profile, aroun
     """A later start: what may change is as the resource has it now, everything that decides bits as it was."""
     plain = run.model_copy(update={"status": None})
     changed = {"asked": plain, "run": plain, "device": profile.device, "versions": dict(around.versions)}
+    changed["ordered_by"] = profile.topology_label
     here = {"started": around.now, "coordinator": around.coordinator, "first_key": around.key}
     return before.model_copy(update={"start": before.start + 1, **here, **changed})
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from tessera_operator.profiles import Profile
+
 Manifest = dict[str, Any]
 
 USER = 65532
@@ -48,6 +50,19 @@ def container(name: str, image: str, pull_policy: str, arguments: list[str], **m
         "volumeMounts": mounts,
         **more,
     }
+
+
+def with_rights(spec: Manifest, profile: Profile) -> Manifest:
+    """A pod that may do what its machines' fabric needs, because the administrator says so."""
+    if profile.capabilities:
+        (body,) = spec["containers"]
+        rights = {**body["securityContext"]["capabilities"], "add": list(profile.capabilities)}
+        spec["containers"] = [{**body, "securityContext": {**body["securityContext"], "capabilities": rights}}]
+    if profile.host_network:
+        spec |= {"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"}
+    if profile.runtime_class_name:
+        spec["runtimeClassName"] = profile.runtime_class_name
+    return spec
 
 
 def storage_environment(secret: str | None) -> list[Manifest]:

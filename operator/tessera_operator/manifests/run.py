@@ -17,6 +17,7 @@ from tessera_operator.manifests.pods import (
     owned,
     pod_spec,
     storage_environment,
+    with_rights,
 )
 from tessera_operator.profiles import Profile, Settings
 
@@ -169,7 +170,7 @@ def worker_pod(owner: Owner, resolved: ResolvedRun, settings: Settings, profile:
     memory = {"name": "memory", "emptyDir": {"medium": "Memory", "sizeLimit": profile.shared_memory}}
     keys, volumes = _key_volumes(owner, resolved, names.WORKER), pod_template.volumes(template)
     spec = pod_spec(
-        *(body, [*_run_volumes(owner, resolved), *keys, {"name": "cache", "emptyDir": {}}, memory, *volumes]),
+        *(body, [*_run_volumes(owner, resolved), *keys, {"name": "cache", **profile.cache_volume}, memory, *volumes]),
         hostname=name,
         subdomain=names.service_name(owner.name),
         nodeSelector=template.node_selector | profile.node_selector,
@@ -181,8 +182,9 @@ def worker_pod(owner: Owner, resolved: ResolvedRun, settings: Settings, profile:
     )
     labels = {names.SLOT_LABEL: place.slot, names.ATTEMPT_LABEL: str(place.attempt)}
     metadata = owner.metadata(name, names.WORKER, **labels)
-    metadata["annotations"] = {names.AVOIDS_ANNOTATION: ",".join(place.avoids)}
-    return pod_template.dress({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}, template)
+    metadata["annotations"] = {**profile.annotations, names.AVOIDS_ANNOTATION: ",".join(place.avoids)}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": with_rights(spec, profile)}
+    return pod_template.dress(pod, template)
 
 
 def _spread(owner: Owner) -> Manifest:
