@@ -69,6 +69,7 @@ class Door:
             self._look(now)
             if self._rotation.move_due(now):
                 for stream in [stream for stream in self._streams if self._rotation.older(stream.keys.number)]:
+                    logger.info("a stream under key %d has to begin anew", stream.keys.number)
                     stream.close()
                     await asyncio.sleep(MOVE_PAUSE_SECONDS)
 

@@ -229,11 +229,11 @@ def test_a_run_gets_another_key_while_it_trains_and_notices_nothing(installed: I
 
     installed.wait("all nodes speak under it", lambda: all(map(under_it, nodes)), 400)
 
-    status = installed.succeed(run, 600)
+    status, steps = installed.status(run), [step.number for step in installed.steps(run)]
     assert {name: pod["metadata"]["uid"] for name, pod in installed.pods(run).items()} == before
-    assert (status["restarts"], status.get("incidents")) == (0, None)
-    steps = [step.number for step in installed.steps(run)]
+    assert (status["phase"], status["restarts"], status.get("incidents")) == ("Running", 0, None)
     assert steps == list(range(1, len(steps) + 1)), "no step twice"
+    installed.kubectl("delete", "trun", run)
 
 
 @pytest.mark.long

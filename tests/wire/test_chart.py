@@ -38,14 +38,16 @@ def helm(programs: Programs) -> Path:
     return programs.helm
 
 
-def run_helm(helm: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(helm), *arguments], text=True, capture_output=True, timeout=LIMIT_SECONDS)
+def run_helm(helm: Path, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(helm), *arguments], input=stdin, text=True, capture_output=True, timeout=LIMIT_SECONDS)
 
 
-def rendered(helm: Path, *sets: str) -> list[dict[str, Any]]:
+def rendered(
+    helm: Path, *sets: str, values: dict[str, Any] | None = None, version: str = "1.35.0"
+) -> list[dict[str, Any]]:
     options = [word for value in sets for word in ("--set", value)]
-    where = ("--namespace", "tessera-system", "--kube-version", "1.35.0")
-    done = run_helm(helm, "template", "tessera", str(CHART), *where, *options)
+    where = ("--namespace", "tessera-system", "--kube-version", version, "--values", "-")
+    done = run_helm(helm, "template", "tessera", str(CHART), *where, *options, stdin=yaml.safe_dump(values or {}))
     assert done.returncode == 0, done.stderr
     return [document for document in yaml.safe_load_all(done.stdout) if document]
 
@@ -99,6 +101,8 @@ def test_the_definitions_stay_when_the_chart_goes(helm: Path) -> None:
     assert {document["spec"]["names"]["kind"] for document in documents} == {"TrainingRun", "DatasetBuild"}
     assert all(document["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep" for document in documents)
     assert one(rendered(helm, "crds.enabled=false"), "Deployment")
+    (one_of, _) = [d for d in rendered(helm, "crds.keep=false") if d["kind"] == "CustomResourceDefinition"]
+    assert "helm.sh/resource-policy" not in one_of["metadata"]["annotations"]
 
 
 def test_the_operators_settings_are_those_that_it_reads(helm: Path) -> None:
@@ -182,6 +186,61 @@ def test_the_administrator_says_more_of_the_operators_pod(helm: Path) -> None:
     assert spec["containers"][0]["env"] == [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}]
 
 
+def test_the_operators_pod_takes_what_a_cluster_asks_for(helm: Path, tmp_path: Path) -> None:
+    more = {
+        "extraArgs": ["--verbose"],
+        "extraEnvFrom": [{"configMapRef": {"name": "proxies"}}],
+        "extraVolumes": [{"name": "ca", "configMap": {"name": "ca"}}],
+        "extraVolumeMounts": [{"name": "ca", "mountPath": "/etc/ssl/more"}],
+        "topologySpreadConstraints": [{"topologyKey": "zone", "maxSkew": 2, "whenUnsatisfiable": "DoNotSchedule"}],
+        "revisionHistoryLimit": 1,
+        "terminationGracePeriodSeconds": 20,
+    }
+    deployment = one(rendered(helm, values={"operator": more}), "Deployment")["spec"]
+    spec = deployment["template"]["spec"]
+    (container,) = spec["containers"]
+
+    assert (deployment["revisionHistoryLimit"], spec["terminationGracePeriodSeconds"]) == (1, 20)
+    assert spec["topologySpreadConstraints"] == more["topologySpreadConstraints"]
+    assert (container["args"][-1], container["envFrom"]) == ("--verbose", more["extraEnvFrom"])
+    assert spec["volumes"][-1] == {"name": "ca", "configMap": {"name": "ca"}}
+    assert container["volumeMounts"][-1] == {"name": "ca", "mountPath": "/etc/ssl/more"}
+    assert container["startupProbe"]["httpGet"]["path"] == "/healthz"
+
+
+def test_everything_can_have_another_name_other_labels_and_another_registry(helm: Path) -> None:
+    values = {"fullnameOverride": "llm", "commonLabels": {"team": "ml"}, "global": {"imageRegistry": "mirror.example/"}}
+    documents = rendered(helm, "networkPolicies=true", "monitoring.podMonitors=true", values=values)
+    own = [document for document in documents if document["kind"] != "CustomResourceDefinition"]
+
+    assert {document["metadata"]["name"].split("-")[0] for document in own} == {"llm"}
+    assert all(document["metadata"]["labels"]["team"] == "ml" for document in own)
+    assert all(document["metadata"]["labels"]["app.kubernetes.io/instance"] == "tessera" for document in own)
+    (settings,) = [document for document in own if document["kind"] == "ConfigMap"]
+    pod = one(own, "Deployment")["spec"]["template"]
+    assert pod["metadata"]["labels"]["team"] == "ml"
+    assert pod["spec"]["containers"][0]["image"] == "mirror.example/tessera/operator:0.1.0"
+    assert yaml.safe_load(settings["data"]["settings.yaml"])["trainerImage"] == "mirror.example/tessera/trainer:0.1.0"
+
+
+def test_further_objects_are_rendered_with_it(helm: Path) -> None:
+    extra = {"apiVersion": "v1", "kind": "LimitRange", "metadata": {"name": "{{ .Release.Name }}-limits"}}
+
+    assert one(rendered(helm, values={"extraObjects": [extra]}), "LimitRange")["metadata"]["name"] == "tessera-limits"
+
+
+@pytest.mark.parametrize("version", ["1.32.0", "1.33.4", "1.34.1", "1.35.0", "1.36.0", "1.37.0"])
+def test_it_is_rendered_for_every_kubernetes_that_it_names(helm: Path, version: str) -> None:
+    assert len(rendered(helm, version=version)) == len(rendered(helm))
+
+
+def test_an_older_kubernetes_is_refused(helm: Path) -> None:
+    done = run_helm(helm, "template", "tessera", str(CHART), "--kube-version", "1.31.9")
+
+    assert done.returncode != 0
+    assert "1.32" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("role", "verb", "what", "allowed"),
     [
@@ -196,7 +255,7 @@ def test_who_may_view_or_edit_a_namespace_may_do_so_with_runs(
     helm: Path, plane: ControlPlane, role: str, verb: str, what: str, allowed: str
 ) -> None:
     (document,) = [d for d in rendered(helm) if d["metadata"]["name"] == f"tessera-{role}"]
-    assert document["metadata"]["labels"] == {f"rbac.authorization.k8s.io/aggregate-to-{role}": "true"}
+    assert document["metadata"]["labels"][f"rbac.authorization.k8s.io/aggregate-to-{role}"] == "true"
     assert plane.apply(document).returncode == 0
     plane.kubectl("create", "namespace", "people")
     binding = (f"{role}s", f"--clusterrole=tessera-{role}", f"--user={role}er", "--namespace=people")
@@ -218,6 +277,19 @@ def test_monitoring_is_left_out_unless_it_is_asked_for(helm: Path) -> None:
     assert one(asked, "PrometheusRule")["spec"] == yaml.safe_load((CHART / "files" / "alerts.yaml").read_text())
     (board,) = [d for d in asked if d["metadata"]["name"] == "tessera-dashboard"]
     assert json.loads(board["data"]["tessera.json"])["uid"] == "tessera-run"
+
+
+def test_single_alerts_are_changed_or_left_out(helm: Path) -> None:
+    change = {"TesseraGoodputLow": {"enabled": False}, "TesseraStorageAway": {"for": "5m", "labels": {"team": "ml"}}}
+    values = {"monitoring": {"rules": True, "alerts": change, "runbookUrl": "https://runbooks.example/tessera"}}
+    groups = one(rendered(helm, values=values), "PrometheusRule")["spec"]["groups"]
+    rules = {rule["alert"]: rule for group in groups for rule in group["rules"]}
+    shipped = yaml.safe_load((CHART / "files" / "alerts.yaml").read_text())["groups"]
+
+    assert {rule["alert"] for group in shipped for rule in group["rules"]} - set(rules) == {"TesseraGoodputLow"}
+    away = rules["TesseraStorageAway"]
+    assert (away["for"], away["labels"]) == ("5m", {"severity": "critical", "team": "ml"})
+    assert away["annotations"]["runbook_url"] == "https://runbooks.example/tessera#tesserastorageaway"
 
 
 def test_the_pod_monitors_find_the_ports_that_the_pods_have(helm: Path) -> None:
