@@ -19,6 +19,7 @@ lacking() { # Debian packages whose programs are not there
     [ -x /usr/lib/cni/bridge ] || echo containernetworking-plugins
     command -v ip > /dev/null || echo iproute2
     command -v iptables > /dev/null || echo iptables
+    command -v ipset > /dev/null || echo ipset
     command -v conntrack > /dev/null || echo conntrack
     [ -x /bin/busybox ] || echo busybox-static
     command -v docker-registry > /dev/null || echo docker-registry

@@ -46,8 +46,12 @@ MODULES = (
     Module("kwok", "sigs.k8s.io/kwok", "v0.7.0", "sigs.k8s.io/kwok/cmd/kwok"),
     Module("jobset", "sigs.k8s.io/jobset", "v0.8.0", "sigs.k8s.io/jobset"),
     Module("kueue", "sigs.k8s.io/kueue", "v0.17.0", "sigs.k8s.io/kueue/cmd/kueue"),
+    Module(
+        *("kube-router", "github.com/cloudnativelabs/kube-router/v2", "v2.1.0"),
+        "github.com/cloudnativelabs/kube-router/v2/cmd/kube-router",
+    ),
 )
-ON_DEMAND = ("jobset", "kwok", "kueue")
+ON_DEMAND = ("jobset", "kwok", "kueue", "kube-router")
 """Compiled when a benchmark or a long story asks for them."""
 
 
@@ -67,6 +71,7 @@ class Programs:
     kwok: Path
     kueue: Path
     jobset: Path
+    kube_router: Path
 
     def control_plane(self) -> tuple[Path, ...]:
         """What a control plane without nodes needs."""
