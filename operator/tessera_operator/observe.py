@@ -103,7 +103,7 @@ class Known:
 async def view_run(cluster: Cluster, found: Found, known: Known, coordinators: Coordinators) -> View:
     """Raises ClusterError."""
     run, first = known.run, (known.run.status.start if known.run.status else None) or 1
-    pods = await pods_of(cluster, found)
+    pods, others = await _pods_of(cluster, found)
     alive = frozenset(pod.name for pod in pods if pod.phase == "Running" and not pod.deleting)
     coordinators.alive(found.uid, alive)
     datasets: dict[str, DatasetBuildStatus | None] = {}
@@ -120,6 +120,7 @@ async def view_run(cluster: Cluster, found: Found, known: Known, coordinators: C
         generation=found.generation,
         now=time.time(),
         pods=pods,
+        others=others,
         start=known.start,
         datasets=datasets,
         origin=origin,
@@ -172,15 +173,21 @@ def belongs(document: Json, uid: str) -> bool:
     return any(owner.get("uid") == uid for owner in document["metadata"].get("ownerReferences") or [])
 
 
-async def pods_of(cluster: Cluster, found: Found) -> tuple[Pod, ...]:
-    """The run's pods; one that cannot be read is passed over, not the whole pass."""
-    return await pods_named(cluster, found.namespace, found.name, found.uid)
+async def _pods_of(cluster: Cluster, found: Found) -> tuple[tuple[Pod, ...], tuple[Pod, ...]]:
+    """The run's pods, and those of older runs of its name."""
+    documents = await cluster.list(core(found.namespace, "pods"), f"{names.RUN_LABEL}={found.name}")
+    mine = [document for document in documents if belongs(document, found.uid)]
+    return _read_pods(mine), _read_pods(document for document in documents if document not in mine)
 
 
-async def pods_named(cluster: Cluster, namespace: str, run: str, uid: str | None) -> tuple[Pod, ...]:
-    """The pods of the run `uid`, or with None those of every run that has had this name."""
-    documents = await cluster.list(core(namespace, "pods"), f"{names.RUN_LABEL}={run}")
-    read = (read_pod(document) for document in documents if uid is None or belongs(document, uid))
+async def pods_named(cluster: Cluster, namespace: str, run: str) -> tuple[Pod, ...]:
+    """The pods of every run that has had this name."""
+    return _read_pods(await cluster.list(core(namespace, "pods"), f"{names.RUN_LABEL}={run}"))
+
+
+def _read_pods(documents: Iterable[Json]) -> tuple[Pod, ...]:
+    """One that cannot be read is passed over, not the whole pass."""
+    read = (read_pod(document) for document in documents)
     return tuple(sorted((pod for pod in read if pod is not None), key=lambda pod: (pod.slot, pod.attempt)))
 
 

@@ -34,7 +34,7 @@ from tessera_operator.core.queue import must_go
 from tessera_operator.core.run_decision import STOP_SECONDS, Plan, decide, may_stop, written_end
 from tessera_operator.core.run_status import run_status, worth_writing
 from tessera_operator.core.slots import DeletePod
-from tessera_operator.core.view import View
+from tessera_operator.core.view import Pod, View
 from tessera_operator.keys import ring
 from tessera_operator.observe import (
     Found,
@@ -147,6 +147,7 @@ class Reconciler:
         )
         view = await view_run(self._cluster, found, known, self._coordinators)
         plan = decide(view)
+        await self._let_go(found.namespace, view.others)
         if plan.hosts is not None:
             self._lost[found.uid] = plan.hosts.gone
         if plan.expired:
@@ -186,16 +187,21 @@ class Reconciler:
             self._coordinators.stop(found.uid, StopRun(reason=plan.stop, deadline_seconds=STOP_SECONDS))
 
     async def _orphans(self, key: Key) -> float | None:
-        """The run is gone, or its namespace is about to be, and its pods are being deleted: those on lost nodes leave
-        the API by our hand alone."""
-        pods = [pod for pod in await pods_named(self._cluster, key.namespace, key.name, None) if pod.deleting]
-        known = await machines(self._cluster, [pod.node for pod in pods if pod.node is not None])
-        for pod in pods:
+        """The run is gone, or its namespace is about to be."""
+        pods = await pods_named(self._cluster, key.namespace, key.name)
+        return ORPHANS_SECONDS if await self._let_go(key.namespace, pods) else None
+
+    async def _let_go(self, namespace: str, pods: tuple[Pod, ...]) -> bool:
+        """Pods of a run that is gone, which are being deleted: those on lost nodes leave the API by our hand alone.
+        Whether there are any."""
+        going = [pod for pod in pods if pod.deleting]
+        known = await machines(self._cluster, [pod.node for pod in going if pod.node is not None])
+        for pod in going:
             machine = known.get(pod.node) if pod.node is not None else None
             if pod.node is not None and (machine is None or machine.suspect):
                 gone = DeletePod(pod.name, pod.uid, True, f"its run is gone and node {pod.node} lost")
-                await delete_pods(self._cluster, key.namespace, (gone,))
-        return ORPHANS_SECONDS if pods else None
+                await delete_pods(self._cluster, namespace, (gone,))
+        return bool(going)
 
     async def _count(self, found: Found, view: View, plan: Plan) -> Found:
         """Write the attempts down before a pod is made or deleted because of them."""

@@ -99,7 +99,7 @@ def build_programs(*more: str) -> Programs:
     """Compile what is missing, and `more` of what few need. Several processes may call this at once: one
     compiles, the others wait for it."""
     programs = cached_programs()
-    if not missing([*programs.all(), *(getattr(programs, name) for name in more)]):
+    if not missing([*programs.all(), *(getattr(programs, name.replace("-", "_")) for name in more)]):
         return programs
     go = shutil.which("go")
     if go is None:

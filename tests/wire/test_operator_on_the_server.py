@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -159,15 +160,35 @@ def test_a_resource_that_is_gone_or_is_another_of_its_name_gets_nothing(plane: C
     run(story())
 
 
+def a_dark_pod(plane: ControlPlane, namespace: str, run_name: str, *more: dict[str, Any]) -> None:
+    """Of a run that is gone, on a node that is lost: it is being deleted, and no kubelet confirms its end."""
+    label = {"tessera.dev/run": run_name, "tessera.dev/slot": "n0", "tessera.dev/attempt": "0"}
+    node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "dark"}}
+    assert plane.apply(node).returncode == 0
+    pod = {"name": f"{run_name}-n0-0", "labels": label, "finalizers": []}
+    spec = {"nodeName": "dark", "containers": [{"name": "node", "image": "trainer:1"}]}
+    apply(plane, namespace, {"apiVersion": "v1", "kind": "Pod", "metadata": pod, "spec": spec}, *more)
+    plane.kubectl("delete", "pod", f"{run_name}-n0-0", "--namespace", namespace, "--wait=false")
+
+
+def test_a_dark_pod_of_an_older_run_is_not_in_the_way_of_the_next_one_of_its_name(plane: ControlPlane) -> None:
+    async def story() -> None:
+        a_dark_pod(plane, "heir", "gpt", A_BUILD, A_RUN)
+        patch_status(plane, "heir", "datasetbuild", "stdlib", BUILT)
+        async with operator(plane) as (reconciler, cluster, _):
+            await passes(reconciler, Key(RUN, "heir", "gpt"), 3)
+
+            pods = await cluster.list(core("heir", "pods"))
+        owners = {pod["metadata"]["name"]: pod["metadata"].get("ownerReferences") for pod in pods}
+        assert all(owners.values())
+        assert "gpt-n0-0" in owners
+
+    run(story())
+
+
 def test_pods_of_a_run_that_is_gone_leave_the_api_when_their_node_is_lost(plane: ControlPlane) -> None:
     async def story() -> None:
-        label = {"tessera.dev/run": "late", "tessera.dev/slot": "n0", "tessera.dev/attempt": "0"}
-        node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "dark"}}
-        assert plane.apply(node).returncode == 0
-        pod = {"name": "late-n0-0", "labels": label, "finalizers": []}
-        spec = {"nodeName": "dark", "containers": [{"name": "node", "image": "trainer:1"}]}
-        apply(plane, "late", {"apiVersion": "v1", "kind": "Pod", "metadata": pod, "spec": spec})
-        plane.kubectl("delete", "pod", "late-n0-0", "--namespace", "late", "--wait=false")
+        a_dark_pod(plane, "late", "late")
         async with operator(plane) as (reconciler, cluster, _):
             assert names(await cluster.list(core("late", "pods"))) == ["late-n0-0"]  # no kubelet confirms its end
 

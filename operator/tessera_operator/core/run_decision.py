@@ -147,7 +147,7 @@ def _out_of_memory(view: View, wanted: dict[str, PodAttempts]) -> Over | None:
     assert view.start is not None
     profile = view.start.run.spec.nodes.accelerator
     words = f"{MEMORY_TRIES} pods of {slot} in a row were killed at the memory limit of profile {profile} before a step"
-    remedy = "lower training.unit or data.sequenceLength, or ask the administrator for more memory in the profile"
+    remedy = "lower training.unit or data.sequenceLength, or ask for more memory in podTemplate.resources"
     return Over(False, "OutOfMemory", f"{words}: {remedy}")
 
 

@@ -134,6 +134,8 @@ class View:
     """Those that were looked at, by name; None: it does not exist any more. Nobody looks at the node of a pod that the
     run counts: at a hundred runs that would be most of all requests."""
     answer: Answer | None = None
+    others: tuple[Pod, ...] = ()
+    """Of older runs of the name: they are about to go, and their names are in the way of this one's."""
     rotate_request: str = ""
     """The value of the annotation that asks for another key."""
     key_days: int = 30
