@@ -33,6 +33,7 @@ class EventName(StrEnum):
     REWOUND = "Rewound"
     SKIPPED = "Skipped"
     PHASE = "Phase"
+    HANG = "Hang"
     STOP_ORDERED = "StopOrdered"
     SELF_DOUBT = "SelfDoubt"
     STORAGE_TROUBLE = "StorageTrouble"

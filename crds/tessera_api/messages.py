@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from tessera_api.inspection import Inspect, Inspected
 from tessera_api.log import MAX_NODES, Member, Open, StoreAddress, StoredObject
 from tessera_api.orders import Places, Reaped, Size, StatusQuestion, StopRun
 from tessera_api.record import Count, Name, Record, Text
@@ -362,9 +363,12 @@ FromAgent = (
     | Size
     | Places
     | Reaped
+    | Inspected
     | StatusQuestion
 )
-FromCoordinator = Welcome | Standby | Assign | Restart | StopOrder | Committed | Verdict | Closed | Ack | StatusAnswer
+FromCoordinator = (
+    Welcome | Standby | Assign | Restart | StopOrder | Committed | Verdict | Closed | Ack | StatusAnswer | Inspect
+)
 Report = Steps | Trouble | Part | PhaseChange | RewindRequest | SkipRequest | Note | Finished | Leave
 """Messages that must arrive: numbered, repeated on a new stream until acknowledged."""
 

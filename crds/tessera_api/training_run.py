@@ -1,8 +1,9 @@
 """The resource `TrainingRun`: what to train, on which data, how, on how many nodes, and where the results go.
 
-Owns every field, bound and default of it. `nodes`, `checkpoint` and `suspend` may change while a run lives; everything
-else is frozen, because a run with other data or another batch is another run. Steps are optimizer steps, samples are
-sequences of `sequenceLength` tokens, a unit is a fixed number of samples that is never split between ranks.
+Owns every field, bound and default of it. `nodes`, `checkpoint`, `hangSeconds` and `suspend` may change while a run
+lives; what decides the model's bits is frozen, because a run with other data or another batch is another run. Steps
+are optimizer steps, samples are sequences of `sequenceLength` tokens, a unit is a fixed number of samples that is never
+split between ranks.
 """
 
 from decimal import Decimal
@@ -278,6 +279,9 @@ class TrainingRunSpec(Document):
     """Where the run's folder lies."""
     suspend: StrictBool = False
     """Stop at the next step, with a commit, and give all nodes back; false goes on from there. On a cluster only."""
+    hang_seconds: Annotated[StrictInt, Field(ge=5, le=86_400)] = 60
+    """End a generation that computes nothing for so long, and for five times its median step if that is longer, and
+    begin the next; from the next start on. Start-up, checkpoint, evaluation and export have half an hour."""
     managed_by: Annotated[str, StringConstraints(max_length=253, pattern=_CONTROLLER)] = OPERATOR
     """The controller that looks after the run: another than tessera.dev/operator has Tessera's leave it alone. On a
     cluster only."""

@@ -14,7 +14,8 @@ from tessera_api.training_run_status import RunPhase
 from tessera_coordinator.core.commits import ReadyCommit
 from tessera_coordinator.core.incidents import Incidents
 from tessera_coordinator.core.ledger import Activity, Cause, Ledger
-from tessera_coordinator.core.membership import Membership, State
+from tessera_coordinator.core.membership import Membership
+from tessera_coordinator.core.state import State
 from tessera_coordinator.core.status import Seen, status
 
 LEDGER_SECONDS = 5.0

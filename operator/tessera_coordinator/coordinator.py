@@ -47,7 +47,8 @@ from tessera_coordinator.core.effects import (
     Send,
 )
 from tessera_coordinator.core.history import History
-from tessera_coordinator.core.membership import Membership, State
+from tessera_coordinator.core.membership import Membership
+from tessera_coordinator.core.state import State
 from tessera_coordinator.corrections import Corrections, Wish
 from tessera_coordinator.records import Records
 from tessera_coordinator.run_log import Ruled

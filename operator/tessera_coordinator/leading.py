@@ -22,6 +22,7 @@ from tessera_coordinator.accounts import Accounts
 from tessera_coordinator.client import Address
 from tessera_coordinator.coordinator import Coordinator, Terms
 from tessera_coordinator.core.formation import Wanted
+from tessera_coordinator.core.hang import HangLimits
 from tessera_coordinator.core.history import History
 from tessera_coordinator.core.incidents import Incidents
 from tessera_coordinator.core.ledger import Ledger
@@ -84,7 +85,8 @@ async def lead(place: Place, store: Store, log: RunLog, claim: Claim, ears: Ears
     ledger = Ledger(time.time(), dict(known.ledger) if known.ledger else None)
     incidents = Incidents.resumed(list(known.incidents))
     accounts = Accounts(incidents, ledger, place.resolved.created, known.newest)
-    membership = Membership(_wanted(place.resolved, log.history, known), Limits(), time.monotonic())
+    hang = HangLimits(floor=float(place.resolved.run.spec.hang_seconds))
+    membership = Membership(_wanted(place.resolved, log.history, known), Limits(), time.monotonic(), hang)
     scribe = Scribe(log)
     records = Records(journal, files)
     coordinator = Coordinator(_terms(place.resolved), membership, scribe, records, accounts)

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from tessera_api.exit_codes import ExitCode
+from tessera_api.inspection import Inspected
 from tessera_api.keys import Ring
 from tessera_api.messages import (
     FROM_AGENT,
@@ -31,7 +32,7 @@ from tessera_api.messages import (
 from tessera_api.orders import Places, Reaped, Size, StatusQuestion, StopRun
 from tessera_api.stream import MessageStream, StreamClosed
 from tessera_coordinator.coordinator import Coordinator
-from tessera_coordinator.core.membership import State
+from tessera_coordinator.core.state import State
 from tessera_coordinator.door import Door, hello_on
 from tessera_coordinator.scribe import Scribe
 
@@ -178,6 +179,8 @@ class Server:
                 self._coordinator.apply(membership.beat(hello.node, message, now))
             case Join():
                 self._coordinator.apply(membership.join(hello.node, message, now))
+            case Inspected():
+                membership.hangs.inspected(hello.node, message)
             case Hello() | LeaderSilence() | Size() | Places() | StopRun() | Reaped() | StatusQuestion():
                 raise StreamClosed(f"an agent may not say {message.kind}")
             case report:

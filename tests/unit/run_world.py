@@ -22,8 +22,9 @@ from tessera_api.messages import (
 from tessera_api.orders import Reaped
 from tessera_coordinator.core.effects import Announce, Close, Effect, OpenGeneration, Send
 from tessera_coordinator.core.formation import Wanted
-from tessera_coordinator.core.membership import Membership, State
+from tessera_coordinator.core.membership import Membership
 from tessera_coordinator.core.silence import Limits
+from tessera_coordinator.core.state import State
 
 
 @dataclass
@@ -40,6 +41,9 @@ class Agent:
     stepped: float = 0.0
     phase: Phase = Phase.TRAIN
     finished: bool = False
+    units: int = 0
+    workers: tuple[int, ...] = ()
+    """Pids of trainers that have connected."""
     inbox: list[object] = field(default_factory=list)
 
 
@@ -127,8 +131,15 @@ class World:
         agent = self.agents[name]
         age = self.now - agent.stepped if agent.step >= 0 else None
         generation = agent.held.generation if agent.held else 0
-        facts = Processes(agent_pid=agent.pid)
-        beat = Beat(generation=generation, step=agent.step, step_age=age, phase=agent.phase, processes=facts)
+        facts = Processes(agent_pid=agent.pid, worker_pids=agent.workers)
+        beat = Beat(
+            generation=generation,
+            step=agent.step,
+            step_age=age,
+            units=agent.units,
+            phase=agent.phase,
+            processes=facts,
+        )
         self.carry_out(self.machine.beat(name, beat, self.now))
 
     def step(self, *names: str) -> None:

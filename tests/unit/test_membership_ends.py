@@ -16,7 +16,7 @@ from tessera_api.messages import (
 )
 from tessera_api.orders import Size
 from tessera_coordinator.core.effects import Close, Complete, Fail
-from tessera_coordinator.core.membership import State
+from tessera_coordinator.core.state import State
 from tests.unit.run_world import World, running
 
 

@@ -179,13 +179,16 @@ def test_a_checkpoint_is_resumed_from_by_the_next_generation(place: Place) -> No
 
 def test_phases_and_notes_are_events(place: Place) -> None:
     with place.connect() as run:
-        with tessera_run.run.declared(run, "evaluation", after="train", step=3):
+        run.phase("train", step=2)
+        with tessera_run.run.declared(run, "evaluation", step=3):
             run.note("Held", "bits per byte", value=1.5)
         note = place.coordinator.event("Note")
-        phases = eventually(lambda: place.coordinator.events("Phase")[1:] and place.coordinator.events("Phase"), "two")
+        phases = eventually(
+            lambda: place.coordinator.events("Phase")[2:] and place.coordinator.events("Phase"), "three"
+        )
 
     assert (note["message"], note["numbers"]) == ("Held: bits per byte", {"value": 1.5})
-    assert [phase["message"] for phase in phases] == ["evaluation at step 3", "train at step 3"]
+    assert [phase["message"] for phase in phases] == ["train at step 2", "evaluation at step 3", "train at step 3"]
 
 
 # ---- what it is told -------------------------------------------------------------------------------------------

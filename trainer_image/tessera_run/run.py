@@ -7,9 +7,11 @@ that its generation is over.
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import queue
+import signal
 import socket
 import threading
 import time
@@ -21,6 +23,9 @@ from typing import Any, NoReturn
 
 from tessera_run.failure import is_collective_error, is_storage_error, place_of
 
+STACK_SIGNAL = signal.SIGRTMIN + 7
+"""Answered with the stacks of all threads on standard error, by a program that has connected; no program of one's own
+is likely to use it."""
 SOCKET_VARIABLE = "TESSERA_SOCKET"
 AGENT_GONE = 70
 HELLO_SECONDS = 20.0
@@ -87,6 +92,8 @@ class Run:
         self._committed_step = self._resume.step if self._resume else -1
         self._outgoing: queue.Queue[bytes | None] = queue.Queue(MAX_QUEUED)
         self._units, self._progress_due = 0, 0.0
+        self.declared = "start"
+        """The phase that was declared last."""
         self._closing = False
         """Everything is said: the agent may close the line."""
         self.dropped = 0
@@ -124,6 +131,7 @@ class Run:
 
     def phase(self, name: str, step: int = -1) -> None:
         """What the generation does from now on: start, train, checkpoint, evaluation, export."""
+        self.declared = name
         self._say({"do": "phase", "name": name, "step": step})
 
     def note(self, name: str, message: str, **numbers: float) -> None:
@@ -272,6 +280,8 @@ def connect(environment: dict[str, str] | None = None) -> Run:
     path = variables.get(SOCKET_VARIABLE)
     if not path:
         return Run(None, {**ranks, "term": 0, "generation": 0, "nonce": "", "skips": [], "resume": None})
+    # Whoever wants to know where this process stands may ask, even of one that no Python code runs in any more.
+    faulthandler.register(STACK_SIGNAL, all_threads=True)
     line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     hello = {"do": "hello", **ranks, "generation": int(variables.get("TESSERA_GENERATION", "0")), "pid": os.getpid()}
     try:
@@ -317,8 +327,9 @@ def _wait_for_the_end() -> NoReturn:
 
 
 @contextmanager
-def declared(run: Run, name: str, after: str, step: int = -1) -> Iterator[None]:
-    """A phase for the length of a block."""
+def declared(run: Run, name: str, step: int = -1) -> Iterator[None]:
+    """A phase for the length of a block; then the one before goes on."""
+    before = run.declared
     run.phase(name, step)
     yield
-    run.phase(after, step)
+    run.phase(before, step)

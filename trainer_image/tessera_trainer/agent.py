@@ -17,9 +17,11 @@ import tempfile
 import threading
 import time
 import uuid
+from functools import partial
 from pathlib import Path
 
 from tessera_api.exit_codes import ExitCode
+from tessera_api.inspection import RankSeen
 from tessera_api.keys import ring_of
 from tessera_api.log import Open
 from tessera_api.messages import Processes, Trouble, TroubleKind
@@ -32,6 +34,7 @@ from tessera_trainer.memory_limit import MemoryLimit
 from tessera_trainer.node_link import Identity, NodeLink
 from tessera_trainer.proof import ProofRequest, ProofResult, raise_open_files
 from tessera_trainer.rank_logs import RankLogs
+from tessera_trainer.stacks import Trainer, inspect
 from tessera_trainer.trainer_lines import TrainerLines
 from tessera_trainer.warm_link import WarmProcess, children_of, kill_sessions_of_children
 
@@ -63,6 +66,7 @@ class RunningNode:
         identity = Identity(name, uuid.uuid4().hex[:12], _own_address(endpoints), processes)
         addresses = tuple(_address(endpoint) for endpoint in endpoints.split(","))
         self.link = NodeLink(identity, ring_of(directory), addresses, self._facts, self._lines.tell)
+        self.link.inspect = self._inspect
         self.rank_logs: RankLogs | None = None
         self._memory = MemoryLimit()
         self._proven = False
@@ -150,6 +154,13 @@ class RunningNode:
         rank = int(log.stem.removeprefix("rank-")) if log is not None else 0
         place, message = words.place[-300:], words.message[:2000]
         self.link.report(Trouble(generation=number, what=TroubleKind.EXIT, rank=rank, place=place, message=message))
+
+    def _inspect(self) -> tuple[RankSeen, ...]:
+        held = self.link.open
+        if held is None:
+            return ()
+        log = partial(self._directory.rank_log, self.link.node_name, held.generation)
+        return inspect({rank: Trainer(pid, log(rank)) for rank, pid in self._lines.trainers().items()})
 
     def prepare_workers(self, generation: Open) -> None:
         """See `rendezvous.Node`: torchrun's workers inherit this process's environment."""

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 from tessera_run import Run
+from tessera_run.run import declared
 from tessera_trainer.evidence import Evidence
 from tessera_trainer.exact import ExactGradients
 from tessera_trainer.meter import Meter, StepWork
@@ -80,12 +81,18 @@ def train(run: Run, parts: Parts, progress: Progress) -> Progress:
         _report(run, parts, progress, (done.loss, update, agreed, time.perf_counter() - began))
         parts.saver.check()
         if agreed.stop:
-            parts.saver.finish(progress)
+            _finish(run, parts, progress)
             run.park(progress.step)
         if parts.saver.due(progress.step, parts.total_steps) and _all(parts.world, parts.saver.free()):
             parts.saver.save(progress)
-    parts.saver.finish(progress)
+    _finish(run, parts, progress)
     return progress
+
+
+def _finish(run: Run, parts: Parts, progress: Progress) -> None:
+    """Nothing follows before the last commit, however long the storage takes."""
+    with declared(run, "checkpoint", progress.step):
+        parts.saver.finish(progress)
 
 
 def _after(progress: Progress, parts: Parts) -> Progress:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 
 from tessera_api.exit_codes import ExitCode
+from tessera_api.inspection import Inspect, Inspected, RankSeen
 from tessera_api.keys import Ring
 from tessera_api.log import Open
 from tessera_api.messages import (
@@ -102,6 +103,9 @@ class NodeLink:
         self._collective_error = self._finished = False
         self._restart: str | None = None
         self._closed: Closed | None = None
+        self.inspect: Callable[[], tuple[RankSeen, ...]] = lambda: ()
+        """What each trainer of this node is doing; may take a second."""
+        self._inspection: asyncio.Task[None] | None = None
         self._redo = self._go = False
         self._change = threading.Condition()
         self._thread = threading.Thread(target=self._run_loop, daemon=True, name="tessera-link")
@@ -337,7 +341,7 @@ class NodeLink:
             term_seen=self._term,
         )
 
-    def _heard(self, message: FromCoordinator) -> None:  # noqa: C901 - one branch a message
+    def _heard(self, message: FromCoordinator) -> None:  # noqa: C901, PLR0912 - one branch a message
         match message:
             case Ack(sequence=number):
                 self._outbox.acknowledged(number)
@@ -359,8 +363,14 @@ class NodeLink:
                     self._judged(say)
             case Closed():
                 self._end(message)
+            case Inspect(generation=generation):
+                if self._open is not None and self._open.generation == generation:
+                    self._inspection = self.loop.create_task(self._say_what_they_do(generation))
             case Welcome() | Standby() | StatusAnswer():
                 logger.info("unexpected: %s", message.kind)
+
+    async def _say_what_they_do(self, generation: int) -> None:
+        self._send(Inspected(generation=generation, ranks=await asyncio.to_thread(self.inspect)))
 
     def _assigned(self, assign: Assign) -> None:
         if self._join is None or assign.join != self._join.sequence:

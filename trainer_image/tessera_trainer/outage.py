@@ -39,7 +39,7 @@ def outlast(run: Run, what: str, ask: Callable[[], Answer], waiting: Waiting) ->
 
     Raises the storage's last word at the limit.
     """
-    began, pause, tries = waiting.clock(), waiting.first_s, 0
+    began, pause, tries, before = waiting.clock(), waiting.first_s, 0, run.declared
     while True:
         try:
             answer = ask()
@@ -49,9 +49,11 @@ def outlast(run: Run, what: str, ask: Callable[[], Answer], waiting: Waiting) ->
                 raise
             if tries == 1:
                 run.note("StorageTrouble", f"{what} waits for the storage: {error}")
+                run.phase("checkpoint")  # a wait for the storage, which is no hang
             waiting.sleep(pause)
             pause = min(2 * pause, waiting.longest_s)
             continue
         if tries:
+            run.phase(before)
             run.note("StorageBack", f"{what} goes on", seconds=waiting.clock() - began, tries=tries)
         return answer

@@ -41,6 +41,7 @@ class TrainerLines:
         self._path = path
         self._lines: dict[asyncio.StreamWriter, int] = {}
         self._pids: dict[asyncio.StreamWriter, int] = {}
+        self._ranks: dict[asyncio.StreamWriter, int] = {}
         self._link: NodeLink | None = None
         self._troubled = 0
         """The last generation of which a trainer said that it is in trouble."""
@@ -53,6 +54,10 @@ class TrainerLines:
     def pids(self) -> tuple[int, ...]:
         """The trainers that are connected."""
         return tuple(self._pids.values())
+
+    def trainers(self) -> dict[int, int]:
+        """Their pids, by rank. From any thread."""
+        return {self._ranks[writer]: pid for writer, pid in tuple(self._pids.items()) if writer in self._ranks}
 
     def troubled(self, generation: int, limit_s: float) -> bool:
         """Whether a trainer of this generation has said what its trouble is. To be asked once all of them have ended:
@@ -87,6 +92,7 @@ class TrainerLines:
                 return
             rank, generation = int(hello["rank"]), held.generation
             writer.write(json.dumps(self._welcome(held)).encode() + b"\n")
+            self._ranks[writer] = rank
             self._lines[writer], self._pids[writer] = generation, int(hello["pid"])
             while data := await reader.readline():
                 self._take(data, rank, generation)
@@ -95,6 +101,7 @@ class TrainerLines:
         finally:
             self._lines.pop(writer, None)
             self._pids.pop(writer, None)
+            self._ranks.pop(writer, None)
             writer.close()
 
     def _welcome(self, held: Open) -> dict[str, Any]:

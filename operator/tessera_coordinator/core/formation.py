@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from tessera_api.log import Member, Open, StoreAddress
-from tessera_api.orders import Places
+from tessera_api.orders import Places, Size
 from tessera_coordinator.core.effects import OpenGeneration
 from tessera_coordinator.core.nodes import Node
 from tessera_coordinator.core.silence import Limits
@@ -32,6 +32,15 @@ class Wanted:
     def placed(self, said: Places) -> Wanted:
         """A controller has said where the nodes are."""
         return replace(self, places={place.node: place.at for place in said.places})
+
+    def resized(self, size: Size) -> Wanted:
+        """A controller wants another number of nodes."""
+        return replace(self, count=size.count, min=size.min, leaving=frozenset(size.leaving))
+
+    def words(self) -> str:
+        """For people."""
+        leaving = ", ".join(sorted(self.leaving)) or "none"
+        return f"{self.count} nodes wanted, at least {self.min}; to leave: {leaving}"[:2000]
 
     def chosen(self, names: list[str]) -> list[str]:
         """Who is to train of these, the first `count`: who leaves is needed only where the others are fewer than

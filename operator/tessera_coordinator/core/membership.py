@@ -11,9 +11,6 @@ that any of them may be lost.
 
 from __future__ import annotations
 
-from dataclasses import replace
-from enum import Enum
-
 from tessera_api.exit_codes import ExitCode
 from tessera_api.journal import EventName
 from tessera_api.log import Open
@@ -22,27 +19,20 @@ from tessera_api.orders import Reaped, Size
 from tessera_coordinator.core.effects import Announce, Close, Complete, Effect, Fail, GenerationOver, Resized, Send
 from tessera_coordinator.core.endings import Endings
 from tessera_coordinator.core.formation import Wanted, change, draft
+from tessera_coordinator.core.hang import HangLimits, Hangs
 from tessera_coordinator.core.nodes import Node, Roster
 from tessera_coordinator.core.offers import answered, holds, stands
 from tessera_coordinator.core.parking import Parking
 from tessera_coordinator.core.silence import Limits, Pace
+from tessera_coordinator.core.state import State
 from tessera_coordinator.core.watch import Situation, Watch
 from tessera_coordinator.core.words import assign, farewell, redo
-
-
-class State(Enum):
-    """Where the run stands between generations."""
-
-    FORMING = "forming"
-    OPENING = "opening"
-    OPEN = "open"
-    CLOSED = "closed"
 
 
 class Membership:
     """See the module."""
 
-    def __init__(self, wanted: Wanted, limits: Limits, now: float) -> None:
+    def __init__(self, wanted: Wanted, limits: Limits, now: float, hang: HangLimits | None = None) -> None:
         self.wanted, self.limits = wanted, limits
         self.roster = Roster()
         self.state = State.FORMING
@@ -55,17 +45,18 @@ class Membership:
         self.parking = Parking()
         self._ending = False
         self.watch = Watch(self.roster, limits, now)
+        self.hangs = Hangs(hang or HangLimits())
         self.closing: Close | None = None
         self._refused: set[str] = set()
 
     def adopt(self, generation: Open, committed: int, now: float) -> list[Effect]:
         """A restarted coordinator goes on with what stands open in the log, and with its newest commit."""
         self.generation, self.state, self._since = generation, State.OPEN, now
+        self.hangs.begun(now)
         self.parking.generation_began(committed)
         for member in generation.members:
             node = self.roster.add(member.node, member.incarnation, None, now)
-            node.processes, node.closed = member.processes, now
-            node.return_within = self.limits.found_again_within
+            node.processes, node.closed, node.return_within = member.processes, now, self.limits.found_again_within
         return [self._event(EventName.GENERATION_ADOPTED, f"waiting for {', '.join(generation.names())}")]
 
     # ---- what agents say ----------------------------------------------------------------------------------------
@@ -119,6 +110,7 @@ class Membership:
         if not self._is_open(beat.generation):
             return [Send(name, Restart(generation=beat.generation, reason="this generation is over"))]
         node.told = now
+        self.hangs.beat(name, beat, now)
         effects = []
         if beat.step >= 0:
             effects = self.stepped(beat.generation, beat.step, now - (beat.step_age or 0.0), now)
@@ -230,8 +222,7 @@ class Membership:
         node = self.roster.get(name)
         if node is not None and node.incarnation == incarnation and node.closed is None:
             node.closed = now
-            if node.reaped:
-                return self._look(now)
+            return self._look(now) if node.reaped else []
         return []
 
     # ---- what supervisors and the clock say -----------------------------------------------------------------------
@@ -262,13 +253,14 @@ class Membership:
             return [self._event(EventName.SELF_DOUBT, message, numbers={"seconds": gap})]
         if self.state is State.CLOSED or self._ending:
             return []
-        return self._look(now) + self._change(now) + self._form(now) + self._overdue(now)
+        return self._look(now) + self._hung(now) + self._change(now) + self._form(now) + self._overdue(now)
 
     def _restart_clocks(self, gap: float, now: float) -> None:
         """The coordinator was asleep or deaf for `gap` seconds, which count for nothing."""
         if gap:
             self._since = now if self.state is State.OPEN else min(now, self._since + gap)
             self.pace.restart_clock(now)
+            self.hangs.restart_clock(now)
 
     def _look(self, now: float) -> list[Effect]:
         """Is anybody lost?"""
@@ -278,6 +270,17 @@ class Membership:
         if self.state is State.OPEN and self.watch.broken_for_itself(self._members(), now):
             effects += self._break("collective error, and no node was found lost", (), now) + self._form(now)
         return effects
+
+    def _hung(self, now: float) -> list[Effect]:
+        """Does anybody compute?"""
+        if self.state is not State.OPEN or self.generation is None:
+            return []
+        asked, hang = self.hangs.look(self.generation, self.roster, self.pace, now)
+        if hang is None:
+            return asked
+        self._endings.failed(hang.place, self.pace.highest)
+        event = self._event(EventName.HANG, hang.words, hang.node)
+        return [event, *self._break(hang.words, (), now), *self._form(now)]
 
     def _lose(self, lost: dict[str, str], now: float) -> list[Effect]:
         effects: list[Effect] = []
@@ -341,6 +344,7 @@ class Membership:
         """The entry stands in the log: the generation is open."""
         self.generation, self.state, self._since = generation, State.OPEN, now
         self.pace = Pace()
+        self.hangs.begun(now)
         self.parking.generation_began(generation.resume.step if generation.resume else -1)
         self._endings.begun(self.best_step)
         effects: list[Effect] = [self._event(EventName.GENERATION_OPENED, f"{', '.join(generation.names())}")]
@@ -372,18 +376,14 @@ class Membership:
 
     def resize(self, size: Size, now: float) -> list[Effect]:
         """A controller wants another number of nodes."""
-        wanted = replace(self.wanted, count=size.count, min=size.min, leaving=frozenset(size.leaving))
-        if wanted == self.wanted:
+        if (wanted := self.wanted.resized(size)) == self.wanted:
             return []
         self.wanted = wanted
-        words = f"{size.count} nodes wanted, at least {size.min}; to leave: {', '.join(size.leaving) or 'none'}"[:2000]
-        return [self._event(EventName.NOTE, words), Resized(size.count, size.min), *self._form(now)]
+        return [self._event(EventName.NOTE, wanted.words()), Resized(size.count, size.min), *self._form(now)]
 
     def _overdue(self, now: float) -> list[Effect]:
         words = None if self.closing is not None else self.parking.failed(now)
         return [Close(words, ExitCode.STOPPED)] if words else []
-
-    # ---- the end ---------------------------------------------------------------------------------------------------
 
     def close(self, reason: str, exit_code: ExitCode) -> list[Effect]:
         """It is over: everybody is told, now and whenever they ask."""

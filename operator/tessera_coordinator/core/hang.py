@@ -1,0 +1,135 @@
+"""Hangs: nodes beat, and nobody computes anything. Pure (design.md §2.1).
+
+Progress is counted in micro-batches, so that a long step is none; what takes its time by nature (start-up with its
+compilation, checkpoint, evaluation, export) is declared and has a limit of its own. What must stay true: only time in
+which every member has said that it came no further counts, and none in which the coordinator was not awake; before a
+generation is ended for a hang, every node is asked what its trainers are doing, and one that moves meanwhile saves it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tessera_api.inspection import Inspect, Inspected, RankSeen
+from tessera_api.log import Open
+from tessera_api.messages import Beat, Phase
+from tessera_coordinator.core.effects import Effect, Send
+from tessera_coordinator.core.nodes import Node, Roster
+from tessera_coordinator.core.silence import Pace
+
+
+@dataclass(frozen=True)
+class HangLimits:
+    """Seconds, but for `steps`."""
+
+    floor: float = 60.0
+    """Of training; `spec.hangSeconds`."""
+    steps: float = 5.0
+    """Of training: so many times the median step, if that is longer."""
+    start: float = 1800.0
+    """Until five steps are known: weights are read and code is compiled."""
+    declared: float = 1800.0
+    """In a checkpoint that is waited for, an evaluation, an export."""
+    evidence: float = 3.0
+    """So long the nodes may take to say what their trainers are doing."""
+
+
+@dataclass(frozen=True)
+class Hang:
+    """Nobody has come any further for too long."""
+
+    words: str
+    place: str
+    """The same for the same cause, as far as can be seen."""
+    node: str | None
+    """Where a rank differs from the others."""
+
+
+class Hangs:
+    """Of the open generation."""
+
+    def __init__(self, limits: HangLimits) -> None:
+        self._limits = limits
+        self.begun(0.0)
+
+    def begun(self, now: float) -> None:
+        """A generation is open."""
+        self._at = now
+        """When somebody was last heard to have come further."""
+        self._known: dict[str, tuple[int, int]] = {}
+        self._asked: float | None = None
+        self._seen: dict[str, tuple[RankSeen, ...]] = {}
+
+    def restart_clock(self, now: float) -> None:
+        """The coordinator was not awake, or deaf: what was computed meanwhile is not known."""
+        self._at, self._asked = now, None
+
+    def beat(self, node: str, beat: Beat, now: float) -> None:
+        """A member says how far it is in the open generation."""
+        step, units = self._known.get(node, (-1, 0))
+        if beat.step > step or beat.units > units:
+            self._at, self._asked = now, None
+        self._known[node] = (max(step, beat.step), max(units, beat.units))
+
+    def inspected(self, node: str, said: Inspected) -> None:
+        """A node's answer."""
+        self._seen[node] = said.ranks
+
+    def look(self, generation: Open, roster: Roster, pace: Pace, now: float) -> tuple[list[Effect], Hang | None]:
+        """Whether nobody moves: then the nodes are asked first, and what they said makes the verdict."""
+        members = [node for name in generation.names() if (node := roster.get(name)) is not None]
+        since = max(self._at, pace.at or self._at)
+        limit = self._limit(members, pace)
+        everybody = len(members) == len(generation.members)
+        if limit is None or not everybody or not all(_says_so(node, since + limit) for node in members):
+            return [], None
+        if self._asked is None or self._asked < since:
+            self._asked, self._seen = now, {}
+            return [Send(node.name, Inspect(generation=generation.generation)) for node in members], None
+        if len(self._seen) < len(members) and now - self._asked < self._limits.evidence:
+            return [], None
+        return [], _verdict(now - since, members, self._seen)
+
+    def _limit(self, members: list[Node], pace: Pace) -> float | None:
+        phases = {node.phase for node in members}
+        if Phase.PARKED in phases:
+            return None  # an order to park has a deadline of its own
+        if not any(node.facts is not None and node.facts.worker_pids for node in members):
+            return None  # a program that says nothing of itself cannot be found standing still
+        if phases - {Phase.START, Phase.TRAIN}:
+            return self._limits.declared
+        median = pace.median()
+        return self._limits.start if median is None else max(self._limits.floor, self._limits.steps * median)
+
+
+def _says_so(node: Node, late: float) -> bool:
+    """It has spoken of this generation since it should have come further."""
+    return node.connected and node.told is not None and node.told >= late
+
+
+def _verdict(seconds: float, members: list[Node], seen: dict[str, tuple[RankSeen, ...]]) -> Hang:
+    phase = max(members, key=lambda node: list(Phase).index(node.phase)).phase
+    words = f"hang: nothing was computed for {seconds:.0f} s in phase {phase.value}"
+    ranks = sorted(((rank, name) for name, said in seen.items() for rank in said), key=lambda one: one[0].rank)
+    differ = _different(ranks)
+    if not differ:
+        return Hang(f"{words}; no rank differs from the others", f"hang in phase {phase.value}", None)
+    first, node = differ[0]
+    said = "; ".join(f"rank {rank.rank} on {name} is {rank.state}{_place(rank)}" for rank, name in differ[:4])
+    more = f", and {len(differ) - 4} more" if len(differ) > 4 else ""
+    return Hang(f"{words}: {said}{more}, while others wait"[:2000], f"hang{_place(first)}", node)
+
+
+def _different(ranks: list[tuple[RankSeen, str]]) -> list[tuple[RankSeen, str]]:
+    """Whom the others wait for: who waits for nobody, while others do; else whose process is stopped or gone."""
+    if len(ranks) == 1:
+        return ranks
+    outside = [one for one in ranks if not one[0].collective]
+    if 0 < len(outside) < len(ranks):
+        return outside
+    odd = [one for one in ranks if one[0].state in ("stopped", "gone")]
+    return odd if len(odd) < len(ranks) else []
+
+
+def _place(rank: RankSeen) -> str:
+    return f" at {rank.at}" if rank.at else ""

@@ -1,0 +1,204 @@
+"""A generation in which nobody computes anything: found, explained, ended; and everything that is none."""
+
+from __future__ import annotations
+
+import pytest
+
+from tessera_api.inspection import Inspect, Inspected, RankSeen
+from tessera_api.journal import EventName
+from tessera_api.messages import Phase
+from tessera_coordinator.core.effects import Fail, GenerationOver
+from tessera_coordinator.core.hang import HangLimits
+from tests.unit.run_world import World, running
+
+NODES = ("n0", "n1", "n2")
+WAITS = {"state": "sleeping", "collective": True, "at": "exact.py:90 run"}
+
+
+def training(**agent: object) -> World:
+    """Three nodes whose trainers are connected, with steps of half a second."""
+    world = running()
+    for name in NODES:
+        world.agents[name].workers = (1,)
+        for field, value in agent.items():
+            setattr(world.agents[name], field, value)
+    world.after(1, steps_by=NODES)
+    return world
+
+
+def asked(world: World) -> set[str]:
+    return {name for name in NODES if any(isinstance(message, Inspect) for message in world.agents[name].inbox)}
+
+
+def until_asked(world: World) -> None:
+    for _ in range(30_000):
+        if asked(world):
+            return
+        world.after(0.1)
+    raise AssertionError("nobody was asked")
+
+
+def answer(world: World, **ranks: dict[str, object]) -> None:
+    """Each node's one rank: by name (`n1={...}`), the others wait in a collective."""
+    for rank, name in enumerate(NODES):
+        seen = RankSeen.model_validate({"rank": rank, **WAITS, **ranks.get(name, {})})
+        world.machine.hangs.inspected(name, Inspected(generation=world.number(), ranks=(seen,)))
+
+
+def hangs(world: World) -> list[tuple[str | None, str]]:
+    return [(event.node, event.message) for event in world.said if event.name is EventName.HANG]
+
+
+def test_nodes_that_beat_and_compute_nothing_are_asked_and_then_begin_anew() -> None:
+    world = training()
+    world.after(59)
+    assert asked(world) == set()
+    world.after(2)
+    assert asked(world) == set(NODES)
+    answer(world, n1={"state": "stopped", "collective": False, "at": ""})
+    world.after(0.2)
+
+    words = "hang: nothing was computed for 61 s in phase train: rank 1 on n1 is stopped, while others wait"
+    assert hangs(world) == [("n1", words)]
+    assert [(over.cause, over.nodes) for over in world.others if isinstance(over, GenerationOver)] == [(words, ())]
+    assert world.told_to_restart() == set(NODES)
+    for name in NODES:
+        world.join(name)
+    assert (world.number(), world.members()) == (2, NODES)
+
+
+def test_who_does_not_answer_is_waited_for_so_long() -> None:
+    world = training()
+    until_asked(world)
+    answer(world)
+    world.machine.hangs._seen.pop("n2")
+    world.after(HangLimits().evidence - 0.2)
+    assert hangs(world) == []
+    world.after(0.4)
+    assert [node for node, _ in hangs(world)] == [None]
+
+
+def test_a_rank_that_spins_is_named_with_the_line_at_which_it_stands() -> None:
+    world = training()
+    world.after(61)
+    answer(world, n2={"state": "running", "collective": False, "at": "mine.py:7 spin"})
+    world.after(0.2)
+
+    ((node, words),) = hangs(world)
+    assert (node, "rank 2 on n2 is running at mine.py:7 spin" in words) == ("n2", True)
+
+
+def test_ranks_that_all_wait_for_each_other_are_told_apart_by_nobody() -> None:
+    world = training()
+    world.after(61)
+    answer(world)
+    world.after(0.2)
+
+    assert "no rank differs" in hangs(world)[0][1]
+
+
+def test_micro_batches_inside_a_long_step_are_no_hang() -> None:
+    world = training()
+    for _ in range(4):
+        world.after(50)
+        world.agents["n1"].units += 1
+    assert (asked(world), hangs(world)) == (set(), [])
+
+
+def test_a_step_that_comes_while_they_are_asked_saves_the_generation() -> None:
+    world = training()
+    world.after(61)
+    assert asked(world) == set(NODES)
+    world.step(*NODES)
+    world.after(20)
+
+    assert (hangs(world), world.number()) == ([], 1)
+
+
+def test_steps_that_take_long_by_nature_have_five_of_them() -> None:
+    world = training()
+    world.after(500, steps_by=NODES, step_seconds=20)
+    world.after(75)
+    assert asked(world) == set()
+    world.after(50)
+    assert asked(world) == set(NODES)
+
+
+@pytest.mark.parametrize("phase", [Phase.CHECKPOINT, Phase.EVALUATION, Phase.EXPORT])
+def test_what_is_declared_has_half_an_hour(phase: Phase) -> None:
+    world = training()
+    world.agents["n0"].phase = phase
+    world.after(1790)
+    assert asked(world) == set()
+    world.after(15)
+    assert asked(world) == set(NODES)
+
+
+def test_before_the_fifth_step_the_limit_of_the_start_holds() -> None:
+    world = World()
+    world.arrive(*NODES)
+    for name in NODES:
+        world.agents[name].workers = (1,)
+    world.after(2, steps_by=NODES)
+    world.after(1790)
+    assert asked(world) == set()
+    world.after(15)
+    assert asked(world) == set(NODES)
+
+
+def test_a_program_that_says_nothing_of_itself_is_never_found_standing_still() -> None:
+    world = training(workers=())
+    world.after(4000)
+
+    assert asked(world) == set()
+
+
+def test_nodes_that_have_parked_wait_for_their_order() -> None:
+    world = training()
+    world.agents["n0"].phase = Phase.PARKED
+    world.after(4000)
+
+    assert asked(world) == set()
+
+
+def test_time_in_which_the_coordinator_was_not_awake_does_not_count() -> None:
+    world = training()
+    world.after(40)
+    world.now += 100.0
+    world.after(50)
+    assert asked(world) == set()
+    world.after(12)
+    assert asked(world) == set(NODES)
+
+
+def test_a_restarted_coordinator_counts_anew() -> None:
+    world = training()
+    world.after(50)
+    again = world.restarted()
+    again.after(50)
+    assert asked(again) == set()
+
+
+def test_while_a_member_is_silent_nobody_is_said_to_hang() -> None:
+    world = training()
+    world.agents["n2"].beats = False
+    world.reads = True
+    world.after(2.5)
+
+    assert asked(world) == set()
+
+
+def test_three_hangs_at_the_same_line_end_the_run_with_the_remedy() -> None:
+    world = training()
+    for generation in range(1, 4):
+        until_asked(world)
+        assert world.number() == generation
+        answer(world, n1={"state": "running", "collective": False, "at": "mine.py:7 spin"})
+        world.after(0.2)
+        for name in NODES:
+            world.agents[name].inbox.clear()
+            world.join(name)
+        world.after(5)
+
+    (failed,) = [effect for effect in world.others if isinstance(effect, Fail)]
+    assert "hang at mine.py:7 spin" in failed.message
