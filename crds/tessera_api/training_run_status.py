@@ -75,8 +75,8 @@ class AvoidedNode(Document):
     node: Annotated[str, StringConstraints(max_length=253)]
     """Its name."""
     since: Annotated[str, StringConstraints(max_length=40)]
-    """When the run lost it, RFC 3339; it is taken again once its kubelet has reported for some seconds since, and an
-    hour later if the run has lost it three times."""
+    """When the run lost it, RFC 3339; it is taken again once its kubelet has reported for some seconds since, and as
+    gladly as others an hour later if the run has lost it three times."""
 
 
 class NodeLosses(Document):
@@ -148,6 +148,7 @@ class TrainingRunStatus(Document):
     key: ShownKey | None = None
     """The newest of the run's keys."""
     avoided: Annotated[tuple[AvoidedNode, ...], Field(max_length=64, json_schema_extra=keyed("node"))] | None = None
-    """Nodes that get no pod of the run: lost ones that have not come back, and ones that were lost again and again."""
+    """Lost nodes that have not come back, which get no pod of the run, and nodes that were lost again and again, which
+    get one only where no other has room."""
     losses: Annotated[tuple[NodeLosses, ...], Field(max_length=64, json_schema_extra=keyed("node"))] | None = None
     """How often the run has lost each node of the cluster, the newest 64."""

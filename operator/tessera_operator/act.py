@@ -13,6 +13,7 @@ from tessera_api.versions import versions
 from tessera_operator import names
 from tessera_operator.cluster import GROUPS, KUEUE, PRIORITIES, Cluster, Json, core, custom, jobs, network_policies
 from tessera_operator.coordinators import Coordinators
+from tessera_operator.core.avoidance import Hosts
 from tessera_operator.core.key_rotation import first_key
 from tessera_operator.core.resolve import Ingredients, Surroundings, resolve, resolve_again
 from tessera_operator.core.run_decision import Plan
@@ -139,8 +140,8 @@ async def make_pods(cluster: Cluster, found: Found, start: Pinned, plan: Plan) -
             await cluster.apply(core(found.namespace, "services", service["metadata"]["name"]), service)
             pod = run_manifests.coordinator_pod(owner, start.resolved, start.settings, wanted.slot, wanted.attempt)
         else:
-            avoided = plan.hosts.avoided if plan.hosts is not None else ()
-            place = Place(wanted.slot, wanted.attempt, tuple(sorted(avoided)))
+            hosts = plan.hosts or Hosts()
+            place = Place(wanted.slot, wanted.attempt, tuple(sorted(hosts.gone)), tuple(sorted(hosts.resting)))
             alone = run_manifests.worker_pod(owner, start.resolved, start.settings, profile, place)
             pod = gang_manifests.join(alone, found.name, start.resolved.start, start.settings)
         if await cluster.create(core(found.namespace, "pods"), pod):

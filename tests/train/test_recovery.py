@@ -23,6 +23,7 @@ PROGRAM = Path(__file__).parent / "programs" / "tiny_trainer.py"
 START_SECONDS = 240.0
 DETECTED_SECONDS = 5.0
 NEXT_STEP_SECONDS = 30.0
+HANG_SECONDS = 5
 TOKENS_OF_A_STEP = 8 * 64  # as the manifest's globalBatch and sequenceLength say
 
 pytestmark = pytest.mark.timeout(400)
@@ -32,13 +33,16 @@ Start = Callable[..., Lab]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """A run that has made twenty steps: `start(count=3, spares=1, TINY_STEPS="100000")`."""
+    """A run that has made twenty steps: `start(count=3, spares=1, hangSeconds=5, TINY_STEPS="100000")`."""
     labs: list[Lab] = []
 
-    def begin(count: int = 3, spares: int = 1, least: int = 2, steps: int = 20, **environment: str) -> Lab:
+    def begin(
+        count: int = 3, spares: int = 1, least: int = 2, steps: int = 20, hangSeconds: int = 60, **environment: str
+    ) -> Lab:
         settings = {"TINY_STEPS": "1000000", "TINY_STEP_SECONDS": "0.1", **environment}
         document = manifest("tiny", count=count, min=least)
         document["spec"]["training"]["tokens"] = int(settings["TINY_STEPS"]) * TOKENS_OF_A_STEP
+        document["spec"]["hangSeconds"] = hangSeconds
         lab = Lab(tmp_path / "run", document, PROGRAM, settings)
         labs.append(lab)
         lab.resolve()
@@ -123,6 +127,47 @@ def test_a_killed_agent_takes_every_process_of_its_node_along(start: Start) -> N
     lab.nodes[name].kill()
     lab.wait_for("the node's end", lambda: not any(alive(pid) for pid in processes), 5)
     next_generation(lab, before)
+
+
+def hang_of(lab: Lab, began: float) -> dict[str, Any]:
+    """The event, within five times the limit and a second."""
+    found = lab.wait_event("Hang", began, seconds=5 * (HANG_SECONDS + 1))
+    assert found["time"] - began > HANG_SECONDS - 2
+    return found
+
+
+def test_a_trainer_that_the_kernel_has_stopped_is_found_named_and_everybody_begins_anew(start: Start) -> None:
+    lab = start(hangSeconds=HANG_SECONDS)
+    before, members = lab.generation()["generation"], lab.members()
+    worker = lab.wait_for("worker", lambda: trainers(lab, members[1]))[0]
+    began = time.time()
+    os.kill(worker, signal.SIGSTOP)
+
+    hang = hang_of(lab, began)
+
+    assert hang["node"] == members[1]
+    assert f"rank 1 on {members[1]} is stopped, while others wait" in hang["message"]
+    next_generation(lab, before)
+    assert lab.members() == members
+    assert lab.event("NodeLost") is None
+    assert steps_are_seamless(lab)
+
+
+def test_a_trainer_that_never_lets_go_of_the_interpreter_is_named_with_its_line(start: Start, tmp_path: Path) -> None:
+    lab = start(hangSeconds=HANG_SECONDS, TINY_HOG=str(tmp_path / "hog"))
+    before, members = lab.generation()["generation"], lab.members()
+    began = time.time()
+    (tmp_path / "hog").touch()
+
+    hang = hang_of(lab, began)
+
+    assert hang["node"] == members[-1]
+    assert f"rank 2 on {members[-1]} is running at tiny_trainer.py:" in hang["message"]
+    assert " hog, while others wait" in hang["message"]
+    next_generation(lab, before)
+    stacks = lab.directory.rank_log(members[-1], before, 2).read_text()
+    assert "in hog" in stacks
+    assert steps_are_seamless(lab)
 
 
 def test_a_silent_node_is_replaced_and_told_to_start_anew_when_it_goes_on(start: Start) -> None:

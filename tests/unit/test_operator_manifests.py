@@ -149,6 +149,22 @@ def test_a_profile_says_what_the_machines_fabric_needs_of_the_nodes_alone() -> N
     assert "hostNetwork" not in coordinator_pod(OWNER, a_start(), settings, "c1", 0)["spec"]
 
 
+def test_a_node_that_rests_is_the_last_that_a_pod_is_placed_on_and_a_lost_one_is_never() -> None:
+    pod = worker_pod(OWNER, a_start(), SETTINGS, Profile(), Place("n1", 3, ("dead",), ("bad-1", "bad-2")))
+    affinity = pod["spec"]["affinity"]["nodeAffinity"]
+
+    def keeps_off(expressions: list[dict[str, Any]]) -> list[str]:
+        (one,) = expressions
+        assert (one["key"], one["operator"]) == ("kubernetes.io/hostname", "NotIn")
+        values: list[str] = one["values"]
+        return values
+
+    (term,) = affinity["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    (wish,) = affinity["preferredDuringSchedulingIgnoredDuringExecution"]
+    assert keeps_off(term["matchExpressions"]) == ["dead"]
+    assert keeps_off(wish["preference"]["matchExpressions"]) == ["bad-1", "bad-2"]
+
+
 def test_coordinators_stay_apart_and_off_the_nodes_that_train_where_they_can() -> None:
     settings = SETTINGS.model_copy(update={"profiles": {"h100": GPU}})
     affinity = coordinator_pod(OWNER, a_start(), settings, "c1", 0)["spec"]["affinity"]

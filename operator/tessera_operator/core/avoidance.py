@@ -1,8 +1,9 @@
-"""Nodes of the cluster that get no pod of a run. Pure.
+"""Nodes of the cluster that get no pod of a run, or no more than they have to. Pure.
 
 A node that is lost is avoided, by every run, until its kubelet has reported again. One that a run has lost, or on which
-its pods have ended, again and again is avoided by that run for a time although it reports. What must stay true: of
-these a run avoids a few at most, so that a bad day cannot exclude the whole cluster; nobody cordons anything.
+its pods have ended, again and again rests for a time although it reports: that run's pods go there only where no other
+node has room. What must stay true: a few at most rest from a run, so that a bad day cannot exclude the whole cluster;
+nobody cordons anything.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ AGAIN_AND_AGAIN = 3
 """So many losses, each within a day of the one before, are no chance."""
 FORGET_SECONDS = 86400.0
 REST_SECONDS = 3600.0
-"""So long after the last of them the node gets no pod of the run."""
+"""So long after the last of them the node is the last that a pod of the run is placed on."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,13 @@ class Hosts:
     gone: dict[str, str] = field(default_factory=dict)
     """Nodes that are lost, each with the time: no run gets a pod there."""
     resting: dict[str, str] = field(default_factory=dict)
-    """Nodes that this run has lost again and again, each with its last loss: the run gets no pod there for a time."""
+    """Nodes that this run has lost again and again, each with its last loss: the last that its pods are placed on."""
     losses: dict[str, NodeLosses] = field(default_factory=dict)
     """How often it has lost each node."""
 
     @property
     def avoided(self) -> dict[str, str]:
-        """All nodes that get no pod of the run."""
+        """All of them that stand in the status."""
         return {**self.resting, **self.gone}
 
 
@@ -96,12 +97,6 @@ def lost_nodes(view: View) -> dict[str, str]:
         if pod.role == names.WORKER and not pod.deleting and pod.node is not None and lost(view, pod):
             nodes.setdefault(pod.node, now)
     return dict(sorted(nodes.items(), key=lambda item: item[1])[-MOST_KEPT:])
-
-
-def avoided(view: View) -> frozenset[str]:
-    """All nodes that a pod of the run is to be kept off, as far as it was counted before this pass."""
-    counted = {entry.node: entry for entry in view.status.losses or ()}
-    return frozenset(lost_nodes(view)) | frozenset(resting(view, counted))
 
 
 def _returned(view: View, node: str, since: str) -> bool:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from tessera_api.times import seconds_of, stamp
 from tessera_api.training_run_status import PodAttempts
 from tessera_operator import names
-from tessera_operator.core.avoidance import avoided, lost
+from tessera_operator.core.avoidance import lost, lost_nodes
 from tessera_operator.core.view import Pod, View
 
 QUICK_SECONDS = 30.0
@@ -70,7 +70,7 @@ def _given_up(view: View, pod: Pod) -> bool:
         return True
     if pod.phase == "Pending":
         # It never ran: placed on a node that died, or kept off one that has come back.
-        return view.suspect(pod) or (pod.node is None and not pod.avoids <= avoided(view))
+        return view.suspect(pod) or (pod.node is None and not pod.avoids <= set(lost_nodes(view)))
     if pod.role == names.COORDINATOR:
         answer = view.answer
         return view.suspect(pod) and (answer is None or not answer.fresh or not answer.counts(pod))

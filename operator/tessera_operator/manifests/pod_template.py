@@ -74,21 +74,29 @@ def mounts(template: PodTemplate) -> list[Manifest]:
     ]
 
 
-def node_affinity(template: PodTemplate, avoids: tuple[str, ...]) -> Manifest:
+def node_affinity(template: PodTemplate, avoids: tuple[str, ...], spares: tuple[str, ...] = ()) -> Manifest:
     """The nodes that the run asks for, without those that it avoids: each of the terms, which stand side by side, has
-    to say so."""
+    to say so. Those that it spares are left out where that can be."""
     asked = (
         template.affinity.node_affinity.required_during_scheduling_ignored_during_execution
         if template.affinity
         else None
     )
     terms = [_written(term)["matchExpressions"] for term in asked.node_selector_terms] if asked else []
-    away = [{"key": "kubernetes.io/hostname", "operator": "NotIn", "values": list(avoids)}] if avoids else []
+    away = [_not_on(avoids)] if avoids else []
     chosen = [[*expressions, *away] for expressions in terms or ([[]] if away else [])]
-    if not chosen:
-        return {}
-    selector = {"nodeSelectorTerms": [{"matchExpressions": expressions} for expressions in chosen]}
-    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": selector}}
+    affinity: Manifest = {}
+    if chosen:
+        selector = {"nodeSelectorTerms": [{"matchExpressions": expressions} for expressions in chosen]}
+        affinity["requiredDuringSchedulingIgnoredDuringExecution"] = selector
+    if spares:
+        preferred = [{"weight": 100, "preference": {"matchExpressions": [_not_on(spares)]}}]
+        affinity["preferredDuringSchedulingIgnoredDuringExecution"] = preferred
+    return {"nodeAffinity": affinity} if affinity else {}
+
+
+def _not_on(nodes: tuple[str, ...]) -> Manifest:
+    return {"key": "kubernetes.io/hostname", "operator": "NotIn", "values": list(nodes)}
 
 
 def _volume_name(volume: Volume) -> str:

@@ -148,6 +148,8 @@ class Place:
     attempt: int
     avoids: tuple[str, ...] = ()
     """Nodes on which it may not be placed."""
+    spares: tuple[str, ...] = ()
+    """Nodes on which it is placed only where no other has room."""
 
 
 def worker_pod(owner: Owner, resolved: ResolvedRun, settings: Settings, profile: Profile, place: Place) -> Manifest:
@@ -176,7 +178,7 @@ def worker_pod(owner: Owner, resolved: ResolvedRun, settings: Settings, profile:
         nodeSelector=template.node_selector | profile.node_selector,
         tolerations=pod_template.tolerations(template, profile),
         affinity=(_apart(owner) if profile.one_pod_per_host else {})
-        | pod_template.node_affinity(template, place.avoids),
+        | pod_template.node_affinity(template, place.avoids, place.spares),
         terminationGracePeriodSeconds=30,
         **_priority(resolved),
     )

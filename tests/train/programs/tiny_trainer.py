@@ -2,7 +2,8 @@
 
 It meets Tessera through `tessera_run` alone. Its "weight" after step s is the sum of 1..s, so that any wrong resume
 shows. Environment: TINY_STEPS, TINY_STEP_SECONDS, TINY_EVERY (steps per checkpoint), TINY_FAIL_AT (raise there),
-TINY_PRIVATE (folder for evidence).
+TINY_PRIVATE (folder for evidence), TINY_HOG (a file: the last rank of the generation in which it appears takes it
+away, and computes for ever with the interpreter's lock held).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ STEPS = int(os.environ.get("TINY_STEPS", "100"))
 STEP_SECONDS = float(os.environ.get("TINY_STEP_SECONDS", "0.05"))
 EVERY = int(os.environ.get("TINY_EVERY", "10"))
 FAIL_AT = int(os.environ.get("TINY_FAIL_AT", "-1"))
+HOG = Path(os.environ["TINY_HOG"]) if "TINY_HOG" in os.environ else None
 ROOT = Path(os.environ["TESSERA_RUN_DIRECTORY"])
 
 
@@ -55,6 +57,9 @@ def train_step(run: tessera_run.Run, step: int, weight: float) -> tuple[int, flo
     step += 1
     if step == FAIL_AT:
         raise ValueError(f"step {step} cannot be done")
+    if HOG is not None and run.rank == run.world_size - 1 and HOG.exists():
+        HOG.unlink()
+        hog()
     value = torch.tensor([float(step)])
     began = time.perf_counter()
     dist.all_reduce(value)
@@ -62,6 +67,11 @@ def train_step(run: tessera_run.Run, step: int, weight: float) -> tuple[int, flo
     weight += value.item() / run.world_size
     run.step(step, step * 100, 10.0 / step, seconds=time.perf_counter() - began, weight=weight)
     return step, weight
+
+
+def hog() -> None:
+    """One operation of C that never lets go of the lock."""
+    pow(7, 10**9)
 
 
 def save(run: tessera_run.Run, step: int, weight: float) -> None:
