@@ -16,6 +16,7 @@ from pathlib import Path
 
 import recovery_coordinator
 import recovery_ends
+import recovery_hangs
 import recovery_nodes
 
 FIGURES: dict[str, tuple[Callable[[Path, int, bool], None], int]] = {
@@ -23,6 +24,8 @@ FIGURES: dict[str, tuple[Callable[[Path, int, bool], None], int]] = {
     "silent": (recovery_nodes.silent, 10),
     "worker": (recovery_nodes.worker_killed, 10),
     "stuck": (recovery_nodes.stuck, 3),
+    "stopped": (recovery_hangs.stopped, 10),
+    "hogged": (recovery_hangs.hogged, 10),
     "coordinator": (recovery_coordinator.away, 3),
     "coordinator-and-node": (recovery_coordinator.away_and_node_killed, 3),
     "paused": (recovery_coordinator.paused, 3),

@@ -59,11 +59,12 @@ class Stage:
         workload: Workload,
         environment: dict[str, str] | None = None,
         standby: int | None = None,
+        program: Path | None = None,
     ) -> None:
         self.workload = workload
         data = dataset(work / "data")
         root = work / f"{name}-{os.getpid()}"
-        self.lab = Lab(root, workload.manifest(name), None, environment or {})
+        self.lab = Lab(root, workload.manifest(name), program, environment or {})
         self.lab.resolve({NAME: data})
         self._endpoints = ",".join(f"127.0.0.1:{port}" for port in (self.lab.port, standby) if port)
         self._next = 0

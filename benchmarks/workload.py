@@ -73,6 +73,7 @@ class Workload:
     count: int = 3
     least: int = 1
     most: int = 4
+    hang_seconds: int = 60
 
     @classmethod
     def usual(cls, quick: bool) -> Workload:
@@ -99,6 +100,7 @@ class Workload:
                 },
                 "nodes": {"count": self.count, "min": self.least, "max": max(self.most, self.count)},
                 "checkpoint": {"every": self.every, "keep": 3},
+                "hangSeconds": self.hang_seconds,
                 "storage": {"uri": storage},
             },
         }

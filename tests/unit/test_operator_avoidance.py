@@ -57,7 +57,7 @@ def test_an_end_at_the_memory_limit_a_good_end_and_a_deleted_pod_say_nothing_abo
         assert counted(decide(seen(pods=with_n1(**end)))) == {}
 
 
-def test_the_third_loss_keeps_a_node_that_reports_free_of_the_runs_pods_for_an_hour() -> None:
+def test_the_third_loss_has_a_node_that_reports_rest_for_an_hour() -> None:
     fails = with_n1(phase="Failed", exit_code=1)
 
     assert avoided(decide(seen(lost_before(1), pods=fails))) == {}
@@ -71,7 +71,7 @@ def test_losses_of_long_ago_are_forgotten() -> None:
     assert counted(decide(seen(lost_before(2, seconds_ago=FORGET_SECONDS)))) == {}
 
 
-def test_the_worst_quarter_of_a_runs_nodes_is_avoided_one_at_least() -> None:
+def test_of_the_nodes_that_fail_the_worst_quarter_rests_one_at_least() -> None:
     bad = [lost_before(3 + number, node=f"host-{number}") for number in range(5)]
     large = a_run(TrainingRunStatus(losses=tuple(bad)), nodes={"count": 4, "min": 1, "max": 4, "spares": 4})
 
