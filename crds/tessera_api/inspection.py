@@ -24,6 +24,8 @@ class RankSeen(Record):
     """The kernel's word for its process: running, sleeping, stuck, stopped, gone."""
     collective: bool = False
     """Its main thread waits for other ranks."""
+    reading: bool = False
+    """Its main thread waits for data, or for the storage."""
     at: Annotated[str, Field(max_length=300)] = ""
     """The innermost line of its main thread outside the libraries: file, line, function; empty: it did not say."""
 

@@ -8,16 +8,18 @@ from tessera_api.inspection import Inspect, Inspected, RankSeen
 from tessera_api.journal import EventName
 from tessera_api.messages import Phase
 from tessera_coordinator.core.effects import Fail, GenerationOver
-from tessera_coordinator.core.hang import HangLimits
+from tessera_coordinator.core.hang import HangLimits, Hangs
 from tests.unit.run_world import World, running
 
 NODES = ("n0", "n1", "n2")
 WAITS = {"state": "sleeping", "collective": True, "at": "exact.py:90 run"}
 
 
-def training(**agent: object) -> World:
+def training(limits: HangLimits | None = None, **agent: object) -> World:
     """Three nodes whose trainers are connected, with steps of half a second."""
     world = running()
+    world.machine.hangs = Hangs(limits or HangLimits())
+    world.machine.hangs.begun(world.now)
     for name in NODES:
         world.agents[name].workers = (1,)
         for field, value in agent.items():
@@ -125,13 +127,39 @@ def test_steps_that_take_long_by_nature_have_five_of_them() -> None:
 
 
 @pytest.mark.parametrize("phase", [Phase.CHECKPOINT, Phase.EVALUATION, Phase.EXPORT])
-def test_what_is_declared_has_half_an_hour(phase: Phase) -> None:
-    world = training()
+def test_what_is_declared_has_a_limit_of_its_own(phase: Phase) -> None:
+    world = training(limits=HangLimits(declared=900))
     world.agents["n0"].phase = phase
-    world.after(1790)
+    world.after(890)
     assert asked(world) == set()
     world.after(15)
     assert asked(world) == set(NODES)
+
+
+def test_a_rank_that_reads_is_no_hang_and_is_asked_again_now_and_then_until_it_has_read_for_too_long() -> None:
+    world = training(limits=HangLimits(declared=200))
+    questions = 0
+    while not hangs(world):
+        until_asked(world)
+        questions += 1
+        for name in NODES:
+            world.agents[name].inbox.clear()
+        answer(world, n1={"collective": False, "reading": True, "at": "reader.py:90 read"})
+        world.after(0.2)
+
+    assert questions == 4
+    assert "rank 1 on n1 is sleeping at reader.py:90 read" in hangs(world)[0][1]
+
+
+def test_a_rank_that_has_read_and_goes_on_is_forgiven() -> None:
+    world = training()
+    until_asked(world)
+    answer(world, n1={"collective": False, "reading": True})
+    world.after(5, steps_by=NODES)
+    for name in NODES:
+        world.agents[name].inbox.clear()
+    world.after(58)
+    assert asked(world) == set()
 
 
 def test_before_the_fifth_step_the_limit_of_the_start_holds() -> None:

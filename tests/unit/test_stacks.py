@@ -86,6 +86,15 @@ Current thread 0x00008f (most recent call first):
 """
 
 
+def test_a_wait_for_data_or_storage_is_seen_in_the_stack(tmp_path: Path) -> None:
+    folder = tmp_path / "tessera_data"
+    folder.mkdir()
+    with trainer(folder, "lock") as reads, trainer(tmp_path, "lock") as works:
+        seen = inspect({0: reads, 1: works})
+
+    assert [rank.reading for rank in seen] == [True, False]
+
+
 def test_the_main_thread_is_the_last_that_is_told() -> None:
     stack = main_thread(DUMP)
 

@@ -25,6 +25,7 @@ _THREAD = re.compile(r"^(?:Current thread|Thread) 0x[0-9a-f]+.*:$", re.MULTILINE
 _FRAME = re.compile(r'^  File "(?P<file>[^"]+)", line (?P<line>\d+) in (?P<function>.+)$', re.MULTILINE)
 _LIBRARIES = ("/site-packages/", "/dist-packages/", "/lib/python")
 _WAITS = "/torch/distributed/"
+_READS = ("/tessera_data/", "/tessera_store/")
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,13 @@ def inspect(trainers: Mapping[int, Trainer]) -> tuple[RankSeen, ...]:
 
 
 def _seen(rank: int, state: str, stack: str) -> RankSeen:
-    return RankSeen(rank=rank, state=state, collective=_WAITS in stack, at=innermost(stack))
+    return RankSeen(
+        rank=rank,
+        state=state,
+        collective=_WAITS in stack,
+        reading=any(room in stack for room in _READS),
+        at=innermost(stack),
+    )
 
 
 def main_thread(text: str) -> str | None:

@@ -1,9 +1,10 @@
 """Hangs: nodes beat, and nobody computes anything. Pure (design.md §2.1).
 
 Progress is counted in micro-batches, so that a long step is none; what takes its time by nature (start-up with its
-compilation, checkpoint, evaluation, export) is declared and has a limit of its own. What must stay true: only time in
-which every member has said that it came no further counts, and none in which the coordinator was not awake; before a
-generation is ended for a hang, every node is asked what its trainers are doing, and one that moves meanwhile saves it.
+compilation, checkpoint, evaluation, export) is declared and has a limit of its own, and so has a wait for data, which
+is found by asking. What must stay true: only time in which every member has said that it came no further counts, and
+none in which the coordinator was not awake; before a generation is ended for a hang, every node is asked what its
+trainers are doing, and one that moves meanwhile saves it.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ class HangLimits:
     """Of training: so many times the median step, if that is longer."""
     start: float = 1800.0
     """Until five steps are known: weights are read and code is compiled."""
-    declared: float = 1800.0
-    """In a checkpoint that is waited for, an evaluation, an export."""
+    declared: float = 18_000.0
+    """In a checkpoint that is waited for, an evaluation, an export, and for data: longer than a trainer waits for a
+    storage that is out before it gives up by itself."""
     evidence: float = 3.0
     """So long the nodes may take to say what their trainers are doing."""
 
@@ -58,6 +60,8 @@ class Hangs:
         """When somebody was last heard to have come further."""
         self._known: dict[str, tuple[int, int]] = {}
         self._asked: float | None = None
+        self._excused = now
+        """When it was last found that somebody waits for data."""
         self._seen: dict[str, tuple[RankSeen, ...]] = {}
 
     def restart_clock(self, now: float) -> None:
@@ -81,12 +85,19 @@ class Hangs:
         since = max(self._at, pace.at or self._at)
         limit = self._limit(members, pace)
         everybody = len(members) == len(generation.members)
-        if limit is None or not everybody or not all(_says_so(node, since + limit) for node in members):
+        if limit is None or not everybody:
+            return [], None
+        due = max(since + limit, self._excused + self._limits.floor)
+        if not all(_says_so(node, due) for node in members):
             return [], None
         if self._asked is None or self._asked < since:
             self._asked, self._seen = now, {}
             return [Send(node.name, Inspect(generation=generation.generation)) for node in members], None
         if len(self._seen) < len(members) and now - self._asked < self._limits.evidence:
+            return [], None
+        reading = any(rank.reading for said in self._seen.values() for rank in said)
+        if reading and now - since < self._limits.declared:
+            self._excused, self._asked = now, None
             return [], None
         return [], _verdict(now - since, members, self._seen)
 
