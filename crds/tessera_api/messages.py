@@ -238,6 +238,8 @@ class Leave(Record):
 
     kind: Literal["leave"] = "leave"
     reason: Text
+    within_seconds: Annotated[float, Field(ge=0, le=86_400)] | None = None
+    """It does not end yet, but in so many seconds, and would hand over before. None: now."""
 
 
 class LeaderSilence(Record):

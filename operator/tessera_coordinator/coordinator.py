@@ -48,6 +48,7 @@ from tessera_coordinator.core.effects import (
 )
 from tessera_coordinator.core.history import History
 from tessera_coordinator.core.membership import Membership
+from tessera_coordinator.core.notice import noticed
 from tessera_coordinator.core.state import State
 from tessera_coordinator.corrections import Corrections, Wish
 from tessera_coordinator.records import Records
@@ -90,6 +91,8 @@ class Coordinator:
         self.collect: Callable[[History], None] = lambda history: None
         """Asks for the deletion of what the log has given up."""
         self.ended = asyncio.Event()
+        self._commit_seconds = 0.0
+        """What the last commit took, from its step on."""
         scribe.on_trouble = self.storage
         accounts.record = records.add
         outcomes = Outcomes(self._committed, self._retired)
@@ -260,6 +263,8 @@ class Coordinator:
                 )
             case Finished(generation=generation):
                 self.apply(self.membership.finished(node, generation, now))
+            case Leave(within_seconds=float()):
+                self.apply(noticed(self.membership, node, report, self._commit_seconds, now))
             case Leave(reason=reason):
                 self.apply(self.membership.leave(node, reason, now))
             case _:
@@ -293,6 +298,7 @@ class Coordinator:
             acknowledge()
 
     def _committed(self, commit: Commit, ready: ReadyCommit) -> None:
+        self._commit_seconds = ready.seconds
         numbers = {"step": float(commit.step), "seconds": ready.seconds, "stall_seconds": ready.stall_seconds}
         self._event(EventName.COMMITTED, f"step {commit.step}", None, commit.generation, numbers)
         self.accounts.committed(commit, ready)

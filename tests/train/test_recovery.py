@@ -19,6 +19,8 @@ from typing import Any
 import pytest
 from lab import Lab, alive, free_port, manifest
 
+from tessera_api.exit_codes import ExitCode
+
 PROGRAM = Path(__file__).parent / "programs" / "tiny_trainer.py"
 START_SECONDS = 240.0
 DETECTED_SECONDS = 5.0
@@ -127,6 +129,24 @@ def test_a_killed_agent_takes_every_process_of_its_node_along(start: Start) -> N
     lab.nodes[name].kill()
     lab.wait_for("the node's end", lambda: not any(alive(pid) for pid in processes), 5)
     next_generation(lab, before)
+
+
+def test_a_node_that_is_told_to_end_hands_over_with_a_commit_and_no_step_is_lost(start: Start) -> None:
+    lab = start()
+    before, victim = lab.generation()["generation"], lab.members()[0]
+    told = time.time()
+    lab.nodes[victim].terminate()
+
+    first = next_generation(lab, before)
+
+    assert lab.nodes[victim].wait(30) == ExitCode.STOPPED
+    made = [line["step"] for line in lab.metrics() if line["generation"] == before]
+    assert first["step"] == made[-1] + 1, "it goes on from the step at which all have parked"
+    assert (first["world_size"], victim in lab.members()) == (3, False)
+    assert first["time"] - told < NEXT_STEP_SECONDS
+    assert lab.event("NodeLost") is None
+    assert not list(lab.directory.incidents.glob("*.json")), "nothing of this is a failure"
+    assert steps_are_seamless(lab)
 
 
 def hang_of(lab: Lab, began: float) -> dict[str, Any]:

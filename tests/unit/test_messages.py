@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from tessera_api.checkpoint import CheckpointPrefix, parse_prefix, part_name
 from tessera_api.incident import Incident
+from tessera_api.inspection import Inspect, Inspected, RankSeen
 from tessera_api.journal import (
     JOURNAL_RECORD,
     Event,
@@ -132,6 +133,8 @@ MESSAGES: list[FromAgent | FromCoordinator] = [
     LeaderSilence(seconds=2.5),
     Standby(run="tiny"),
     Size(count=3, min=2, leaving=("node-2",)),
+    Inspect(generation=2),
+    Inspected(generation=2, ranks=(RankSeen(rank=1, state="stopped", at="loop.py:7 train"),)),
     Places(places=(Place(node="node-0", at="rack-7"),)),
 ]
 ENTRIES: list[Entry] = [

@@ -24,6 +24,8 @@ class Place:
     def stop_workers(self) -> None:
         self.asked.append("stop")
 
+    leaving = False
+
     def clear_workers(self) -> None:
         self.asked.append("clear")
 
@@ -64,6 +66,19 @@ def test_a_node_gives_up_its_workers_proves_itself_and_is_told_its_generation(no
     assert store is not None
     assert (store.master_addr, store.master_port) == ("127.0.0.1", opening.store.port)
     assert (handler.num_nodes_waiting(), handler.is_closed(), handler.use_agent_store) == (0, False, True)
+
+
+def test_a_node_that_was_told_to_end_gives_up_its_workers_and_joins_no_more(node: Place) -> None:
+    handler = TesseraRendezvous(node, "tiny")
+    handler.next_rendezvous()
+    node.asked.clear()
+    node.leaving = True
+
+    with pytest.raises(SystemExit) as ended:
+        handler.next_rendezvous()
+
+    assert (ended.value.code, node.link.open) == (ExitCode.STOPPED, None)
+    assert node.asked == ["stop", "clear", "explain 1"]
 
 
 def test_workers_that_ended_by_themselves_are_explained_before_the_node_offers_itself_again(node: Place) -> None:

@@ -24,7 +24,7 @@ from tessera_api.exit_codes import ExitCode
 from tessera_api.inspection import RankSeen
 from tessera_api.keys import ring_of
 from tessera_api.log import Open
-from tessera_api.messages import Processes, Trouble, TroubleKind
+from tessera_api.messages import Leave, Processes, Trouble, TroubleKind
 from tessera_api.resolved_run import ResolvedRun, read_resolved_run
 from tessera_api.run_directory import RunDirectory
 from tessera_run.run import SOCKET_VARIABLE
@@ -51,6 +51,10 @@ MAX_SOCKET_PATH = 90
 SHOW_RANKS = "TESSERA_SHOW_RANKS"
 """Variable that is 1 where the agent's own output is all that people see of a node. (No argument: an image of an older
 version would not know it.)"""
+GRACE = "TESSERA_GRACE_SECONDS"
+"""Variable: from SIGTERM to SIGKILL."""
+ENDS_BY_ITSELF_SECONDS = 3.0
+LOOK_SECONDS = 0.1
 WARM_IMPORTS = ("torch", "torch.distributed", "tessera_trainer.imports")
 
 
@@ -69,6 +73,9 @@ class RunningNode:
         self.link.inspect = self._inspect
         self.rank_logs: RankLogs | None = None
         self._memory = MemoryLimit()
+        self._leaving = False
+        self._grace_s = max(0.0, float(os.environ.get(GRACE, "30")) - ENDS_BY_ITSELF_SECONDS)
+        """So long it may take from the word to end until this node is gone."""
         self._proven = False
         self._fingerprint = ""
         self._known: Processes | None = None
@@ -125,11 +132,29 @@ class RunningNode:
         return self._fingerprint
 
     def leave(self) -> None:
-        """Told to end: the coordinator hears it at once, and need not miss this node."""
+        """Told to end: a node that trains hands over first, if there is time for it and anybody to hear it. Told again,
+        it ends at once; the coordinator hears it, and need not miss this node."""
+        again, self._leaving = self._leaving, True
         try:
+            if not again and self.link.open is not None and self.link.connected:
+                self._hand_over()
             self.link.farewell("told to end")
         finally:
             os._exit(ExitCode.STOPPED)
+
+    def _hand_over(self) -> None:
+        """Until this node's generation is over, its time is, or nobody hears it."""
+        self.link.report(Leave(reason="told to end", within_seconds=self._grace_s))
+        deadline = time.monotonic() + self._grace_s
+        while self.link.restart_wanted() is None and self.link.connected and time.monotonic() < deadline:
+            time.sleep(LOOK_SECONDS)
+        if self.link.restart_wanted() is not None:
+            time.sleep(ENDS_BY_ITSELF_SECONDS)  # the main thread is on its way out
+
+    @property
+    def leaving(self) -> bool:
+        """See `rendezvous.Node`."""
+        return self._leaving
 
     def _unfit(self, result: ProofResult) -> None:
         logger.error("this node is unfit and does not join: %s", result.failures)
@@ -228,6 +253,8 @@ def _torchrun_arguments(node: RunningNode, resolved: ResolvedRun, endpoints: str
         *("--nnodes", "1:4096", "--nproc-per-node", str(resolved.run.spec.nodes.processes_per_node)),
         # The coordinator decides when it is enough; survivors of a broken collective use restarts up.
         *("--max-restarts", "1000000000", "--monitor-interval", "0.1", "--log-dir", str(node.folder / "torchrun")),
+        # Not SIGTERM: this node hands over before it ends.
+        *("--signals-to-handle", "SIGINT,SIGHUP,SIGQUIT"),
         *("--no-python", sys.executable, "-I", "-S", str(client), *program),
     ]
 
@@ -244,7 +271,7 @@ def main() -> int:
     directory = RunDirectory(arguments.run_directory.absolute())
     resolved = read_resolved_run(directory.run_json)
     node = RunningNode(directory, resolved, arguments.node, arguments.coordinator)
-    # Until torchrun has workers, and a handler of its own: a container's first process is deaf to what it handles not.
+    # A container's first process is deaf to what it handles not.
     signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=node.leave).start())
     os.environ.update(node.environment())
     raise_open_files()

@@ -161,6 +161,11 @@ class NodeLink:
         return VerdictWord.REDO
 
     @property
+    def connected(self) -> bool:
+        """Whether a coordinator hears this node."""
+        return self._stream is not None
+
+    @property
     def node_name(self) -> str:
         """This node's name."""
         return self._identity.node
@@ -300,8 +305,6 @@ class NodeLink:
         self._report(Leave(reason=reason))
         if self._stream is not None:
             await self._stream.drain()
-
-    # ---- the stream ------------------------------------------------------------------------------------------------
 
     async def _talk(self, stream: MessageStream) -> None:
         try:

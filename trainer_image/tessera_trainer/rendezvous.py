@@ -23,6 +23,7 @@ from torch.distributed.elastic.rendezvous.api import (
     RendezvousStoreInfo,
 )
 
+from tessera_api.exit_codes import ExitCode
 from tessera_api.log import Open
 from tessera_api.messages import VerdictWord
 from tessera_trainer.node_link import NodeLink, RunClosed
@@ -43,6 +44,10 @@ class Node(Protocol):
 
     def prove(self) -> str:
         """Prove the node fit and return its numerics' fingerprint; ends the process if it is unfit."""
+
+    @property
+    def leaving(self) -> bool:
+        """Whether this node was told to end: it trains no more."""
 
     def explain(self, generation: Open) -> None:
         """The workers ended, and nobody had said that they should: report why, if they have not done so."""
@@ -142,6 +147,9 @@ class TesseraRendezvous(RendezvousHandler):
             self._node.explain(ended)
         self._node.link.leaving()
         self._server, self._told = None, None
+        if self._node.leaving:
+            logger.info("handed over: this node ends")
+            raise SystemExit(ExitCode.STOPPED)
         fingerprint = self._node.prove()
         # Bound before joining, so that its port can be sent with the join.
         server = TCPStore("0.0.0.0", 0, None, True, wait_for_workers=False)

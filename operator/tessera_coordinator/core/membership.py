@@ -243,7 +243,7 @@ class Membership:
         effects: list[Effect] = [self._event(EventName.STOP_ORDERED, f"{reason}; {deadline:.0f} s to commit")]
         if self.state is not State.OPEN:
             return [*effects, Close(f"stopped: {reason}", ExitCode.STOPPED)]
-        return [*effects, *self._to_all(now), *self._after_parking(now)]
+        return [*effects, *self.tell_all(now), *self._after_parking(now)]
 
     def tick(self, now: float) -> list[Effect]:
         """To be called at least every 0.25 s; a longer gap means that the coordinator was not awake."""
@@ -279,8 +279,7 @@ class Membership:
         if hang is None:
             return asked
         self._endings.failed(hang.place, self.pace.highest)
-        event = self._event(EventName.HANG, hang.words, hang.node)
-        return [event, *self._break(hang.words, (), now), *self._form(now)]
+        return [self._event(EventName.HANG, hang.words, hang.node), *self._break(hang.words, (), now), *self._form(now)]
 
     def _lose(self, lost: dict[str, str], now: float) -> list[Effect]:
         effects: list[Effect] = []
@@ -369,9 +368,10 @@ class Membership:
         if not cool or not (words := change(self.roster.all(), self.generation, self.wanted)):
             return []
         self.parking.change(words, self.limits.grow_deadline, now)
-        return [self._event(EventName.STOP_ORDERED, f"{words}; all park and commit first"), *self._to_all(now)]
+        return [self._event(EventName.STOP_ORDERED, f"{words}; all park and commit first"), *self.tell_all(now)]
 
-    def _to_all(self, now: float) -> list[Effect]:
+    def tell_all(self, now: float) -> list[Effect]:
+        """The order in force, to all members."""
         return [effect for node in self._members() if node is not None for effect in self._orders(node.name, now)]
 
     def resize(self, size: Size, now: float) -> list[Effect]:

@@ -1,0 +1,96 @@
+"""A node that knows its end beforehand: it hands over with a commit where there is time, and nothing is counted."""
+
+from __future__ import annotations
+
+import pytest
+
+from tessera_api.journal import EventName
+from tessera_api.messages import Leave, Phase, StopOrder
+from tessera_coordinator.core.effects import GenerationOver
+from tessera_coordinator.core.notice import MARGIN_SECONDS, noticed
+from tests.unit.run_world import World, running
+
+
+def notice(world: World, node: str, seconds: float = 30.0, commit: float = 2.0) -> None:
+    leave = Leave(reason="drained", within_seconds=seconds)
+    world.carry_out(noticed(world.machine, node, leave, commit, world.now))
+
+
+def orders(world: World, node: str) -> list[StopOrder]:
+    return [message for message in world.agents[node].inbox if isinstance(message, StopOrder)]
+
+
+def parked_and_committed(world: World, step: int) -> None:
+    world.carry_out(world.machine.phase(world.number(), Phase.PARKED, step, world.now))
+    world.carry_out(world.machine.committed(world.number(), step, world.now))
+
+
+def test_all_park_and_commit_and_the_next_generation_is_without_it() -> None:
+    world = running(spares=1)
+    notice(world, "n0")
+
+    (order,) = orders(world, "n1")
+    assert order.deadline_seconds == pytest.approx(30 - MARGIN_SECONDS)
+    parked_and_committed(world, 20)
+    assert [(over.nodes, over.planned) for over in world.others if isinstance(over, GenerationOver)] == [((), True)]
+    for name in ("n1", "n2"):
+        world.join(name)
+    world.carry_out(world.machine.leave("n0", "handed over", world.now))
+    assert (world.members(), world.lost()) == (("n1", "n2", "s0"), [])
+
+
+def test_without_a_spare_the_run_shrinks() -> None:
+    world = running()
+    notice(world, "n2")
+    parked_and_committed(world, 20)
+    for name in ("n0", "n1"):
+        world.join(name)
+    world.carry_out(world.machine.leave("n2", "handed over", world.now))
+
+    assert world.members() == ("n0", "n1")
+
+
+def test_where_a_commit_takes_longer_than_is_left_none_is_begun() -> None:
+    world = running()
+    notice(world, "n0", seconds=10.0, commit=10.0)
+
+    assert orders(world, "n1") == []
+    (said,) = [event for event in world.said if event.name is EventName.NOTE]
+    assert (said.node, "none is begun" in said.message) == ("n0", True)
+
+
+def test_a_second_notice_waits_for_the_order_that_is_in_force() -> None:
+    world = running(spares=1)
+    notice(world, "n0")
+    notice(world, "n1", seconds=20.0)
+
+    assert len(orders(world, "n2")) == 1
+    parked_and_committed(world, 20)
+    world.join("n2")
+    for name in ("n0", "n1"):
+        world.carry_out(world.machine.leave(name, "handed over", world.now))
+    assert world.members() == ("n2", "s0")
+
+
+def test_a_spare_that_is_about_to_end_takes_no_place() -> None:
+    world = running(spares=2)
+    notice(world, "s0")
+    assert orders(world, "n0") == []
+    world.reap("n1")
+    world.close_stream("n1")
+    world.after(0.4)
+    for name in ("n0", "n2"):
+        world.join(name)
+
+    assert world.members() == ("n0", "n2", "s1")
+
+
+def test_a_node_that_is_told_too_late_is_no_more_than_a_node_that_leaves() -> None:
+    world = running(spares=1)
+    notice(world, "n0", seconds=1.0)
+    world.after(1.0)
+    world.carry_out(world.machine.leave("n0", "told to end", world.now))
+    for name in ("n1", "n2"):
+        world.join(name)
+
+    assert world.members() == ("n1", "n2", "s0")
