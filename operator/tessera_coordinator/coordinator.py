@@ -242,13 +242,15 @@ class Coordinator:
     # ---- reports ---------------------------------------------------------------------------------------------------
 
     def report(self, node: str, report: Report, acknowledge: Callable[[], None]) -> None:  # noqa: C901 - see `apply`
-        """A message that must arrive. `acknowledge` is called once what it says is safe."""
+        """A message that must arrive. `acknowledge` is called once what it says is safe: a step's line, of which there
+        is no other trace, once it has reached the storage."""
         now = time.monotonic()
         match report:
             case Part():
                 return self._part(node, report, acknowledge)
             case Steps():
                 self._steps(report)
+                return self.records.when_safe(acknowledge)
             case Trouble():
                 self.apply(self.membership.trouble(node, report, now))
             case PhaseChange(generation=generation, phase=phase, step=step):

@@ -5,6 +5,7 @@ What must stay true: a full disk or a storage that is away costs a record or its
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 
@@ -24,6 +25,7 @@ class Records:
         self._news = self._unshipped = True
         """Events since the status was shown, and since the journal was shipped."""
         self._shipped_at = 0.0
+        self._waiting: list[Callable[[], None]] = []
         self.watch: Callable[[JournalRecord], None] = lambda record: None
         """Called with every record."""
 
@@ -64,12 +66,27 @@ class Records:
             self._unshipped, self._shipped_at = False, now
         return due
 
-    def ship(self) -> None:
-        """Copy the journal's new records to storage; called off the event loop."""
+    def when_safe(self, then: Callable[[], None]) -> None:
+        """Called once all that was added so far has outlived this host."""
+        self._waiting.append(then)
+
+    def ship(self) -> bool:
+        """Copy the journal's new records to storage; called off the event loop. Whether they are there."""
         try:
             self._journal.ship()
         except StoreError as error:
             logger.warning("the journal waits for storage: %s", error)
+            return False
+        return True
+
+    async def keep_safe(self) -> None:
+        """Ship, and tell who waited for that; who came meanwhile waits for the next time."""
+        waited, self._waiting = self._waiting, []
+        if await asyncio.to_thread(self.ship):
+            for then in waited:
+                then()
+        else:
+            self._waiting = [*waited, *self._waiting]
 
     def close(self) -> None:
         """No more records."""

@@ -271,7 +271,7 @@ class Server:
         while True:
             await self._ship_due.wait()
             self._ship_due.clear()
-            await asyncio.to_thread(self._coordinator.records.ship)
+            await self._coordinator.records.keep_safe()
 
     async def _farewell(self) -> None:
         """Everybody was told; wait until they have gone, so that the last words are not cut off."""

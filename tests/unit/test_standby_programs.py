@@ -20,6 +20,7 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 
 from tessera_api.exit_codes import ExitCode
+from tessera_api.journal import StepLine
 from tessera_api.keys import Ring
 from tessera_api.log import Claim, End, Entry, Open, parse_entry
 from tessera_api.messages import StatusAnswer, StepRecord, Steps
@@ -192,6 +193,33 @@ def test_when_the_leader_is_gone_the_other_leads_and_the_generation_goes_on(tmp_
         assert node.link.open == opening
         assert node.link.restart_wanted() is None
         assert pair.opened() == [opening]
+
+
+def test_no_step_is_lost_with_a_leader_whose_host_is_gone(tmp_path: Path) -> None:
+    """It had taken them in, and its disk goes with it: the nodes say them again to whoever leads next."""
+
+    def steps(opening: Open, number: int) -> Steps:
+        record = StepRecord(step=number, tokens=number, loss=2.5, time=time.time())
+        return Steps(generation=opening.generation, records=(record,), sent=time.time())
+
+    def known(pair: Pair) -> list[int]:
+        records = read(open_store(pair.storage), tmp_path / "nowhere")
+        return [record.step for record in records if isinstance(record, StepLine)]
+
+    with both(tmp_path) as pair, LiveNode(pair.ports, "node-0", tmp_path, KEYS) as node:
+        opening = node.join()
+        pair.wait("the witness is heard", lambda: "c1" in pair.answer().coordinators[-1])
+        for number in (1, 2, 3):
+            node.link.report(steps(opening, number))
+        pair.wait("the steps are heard", lambda: pair.answer().status.get("step") == "3/97")
+
+        pair.kill("c0")
+        shutil.rmtree(tmp_path / "c0")
+        pair.wait("c1 leads", lambda: pair.leaders() == ["c0", "c1"])
+        node.link.report(steps(opening, 4))
+
+        pair.wait("all steps are in the storage", lambda: known(pair) == [1, 2, 3, 4])
+        eventually(lambda: not node.link._outbox.unsafe() or None, "then the node forgets them")
 
 
 def test_a_leader_that_is_restarted_at_once_leads_on(tmp_path: Path) -> None:
