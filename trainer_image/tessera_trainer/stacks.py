@@ -19,6 +19,7 @@ from tessera_api.inspection import RankSeen
 from tessera_run.run import STACK_SIGNAL
 
 ANSWER_SECONDS = 1.0
+LOOK_SECONDS = 0.02
 MAX_BYTES = 1 << 20
 _STATES = {"R": "running", "S": "sleeping", "D": "stuck", "T": "stopped", "t": "stopped", "Z": "gone", "X": "gone"}
 _THREAD = re.compile(r"^(?:Current thread|Thread) 0x[0-9a-f]+.*:$", re.MULTILINE)
@@ -44,11 +45,14 @@ def inspect(trainers: Mapping[int, Trainer]) -> tuple[RankSeen, ...]:
     for rank in asked:
         with suppress(ProcessLookupError):
             os.kill(trainers[rank].pid, STACK_SIGNAL)
-    deadline, said = time.monotonic() + ANSWER_SECONDS, dict[int, str]()
+    deadline, said, before = time.monotonic() + ANSWER_SECONDS, dict[int, str](), dict[int, str]()
     while len(said) < len(asked) and time.monotonic() < deadline:
-        time.sleep(0.02)
+        time.sleep(LOOK_SECONDS)
         for rank, start in asked.items():
-            if rank not in said and (stack := main_thread(_read(trainers[rank].log, start))) is not None:
+            text = _read(trainers[rank].log, start)
+            stack = main_thread(text) if text == before.get(rank) else None  # else it is still being written
+            before[rank] = text
+            if stack is not None:
                 said[rank] = stack
     return tuple(_seen(rank, state, said.get(rank, "")) for rank, state in sorted(states.items()))
 
