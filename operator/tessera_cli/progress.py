@@ -39,6 +39,7 @@ _WORDS: dict[EventName, str | None] = {
     EventName.REWOUND: "rewound {message}",
     EventName.SKIPPED: "skipped {message}",
     EventName.PHASE: None,
+    EventName.HANG: None,
     EventName.STOP_ORDERED: "stop ordered: {message}",
     EventName.SELF_DOUBT: "{message}",
     EventName.STORAGE_TROUBLE: "{node}storage trouble: {message}",

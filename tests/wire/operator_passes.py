@@ -74,12 +74,12 @@ class Dying(Cluster):
 
 @asynccontextmanager
 async def operator(
-    plane: ControlPlane, kind: type[Cluster] = Cluster, settings: Settings = SETTINGS
+    plane: ControlPlane, kind: type[Cluster] = Cluster, settings: Settings | None = None
 ) -> AsyncIterator[tuple[Reconciler, Cluster, Hearing]]:
     await config.load_kube_config(str(plane.kubeconfig))
     cluster, hearing = kind(client.ApiClient()), Hearing(lambda uid: None)
     try:
-        yield Reconciler(cluster, settings, SECRET, hearing), cluster, hearing
+        yield Reconciler(cluster, settings or SETTINGS, SECRET, hearing), cluster, hearing
     finally:
         await cluster.close()
 

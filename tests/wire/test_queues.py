@@ -99,15 +99,13 @@ def pods(plane: ControlPlane, namespace: str) -> list[dict[str, Any]]:
     return list(json.loads(text)["items"])
 
 
-def test_a_run_waits_in_kueues_queue_is_evicted_with_a_commit_and_waits_again(
-    kueue: ControlPlane, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_waits_in_kueues_queue_is_evicted_with_a_commit_and_waits_again(kueue: ControlPlane) -> None:
     plane, team, gpt = kueue, "kueued", Key(RUN, "kueued", "gpt")
-    monkeypatch.setattr(server, "SETTINGS", server.SETTINGS.model_copy(update={"gang": Gang.KUEUE}))
+    settings = server.SETTINGS.model_copy(update={"gang": Gang.KUEUE})
 
     async def story() -> None:
         server.apply(plane, team, A_BUILD, QUEUED)
-        async with server.operator(plane) as (reconciler, _, hearing):
+        async with server.operator(plane, settings=settings) as (reconciler, _, hearing):
             await reconciler.work(Key(BUILD, team, "stdlib"))
             server.patch_status(plane, team, "datasetbuild", "stdlib", server.BUILT)
 
