@@ -6,6 +6,7 @@ Who calls opens a stream with `dial`; who is called hands in the connection. Eve
 from __future__ import annotations
 
 import asyncio
+import asyncio.sslproto
 import hmac
 import secrets
 import ssl
@@ -25,6 +26,9 @@ from tessera_api.wire import (
 )
 
 MAX_UNSENT_BYTES = 32 << 20
+TLS_BUFFER_BYTES = 16 << 10
+"""Of each TLS connection of a process, as much as a record may have. With asyncio's own 256 KiB a coordinator of a
+thousand nodes would need more memory than it has."""
 FAREWELL_SECONDS = 2.0
 """So long an end may take to agree that a TLS connection is closed."""
 
@@ -128,10 +132,16 @@ async def dial(host: str, port: int, ring: Ring, limit: float) -> MessageStream:
     raise StreamClosed(f"it takes none of our keys: {refused}") from refused
 
 
+def with_small_buffers() -> None:
+    """To be called before the first TLS connection: it counts for those that come after."""
+    asyncio.sslproto.SSLProtocol.max_size = TLS_BUFFER_BYTES
+
+
 async def _connection(host: str, port: int, keys: Keys) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     context = keys.for_client()
     if context is None:
         return await asyncio.open_connection(host, port)
+    with_small_buffers()
     return await asyncio.open_connection(
         host, port, ssl=context, server_hostname=keys.host, ssl_shutdown_timeout=FAREWELL_SECONDS
     )

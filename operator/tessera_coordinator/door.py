@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from tessera_api.keys import Ring
 from tessera_api.messages import FROM_AGENT, PROTOCOL, Hello
-from tessera_api.stream import FAREWELL_SECONDS, MessageStream, StreamClosed
+from tessera_api.stream import FAREWELL_SECONDS, MessageStream, StreamClosed, with_small_buffers
 from tessera_api.wire import Side
 from tessera_coordinator.core.rotation import Rotation
 from tessera_coordinator.handshake import Handshake
@@ -48,6 +48,7 @@ class Door:
         context = self._handshake.context()
         if context is None:
             return await asyncio.start_server(self.accept, host, port, backlog=BACKLOG)
+        with_small_buffers()
         server = await asyncio.start_server(
             *(self.accept, host, port),
             backlog=BACKLOG,

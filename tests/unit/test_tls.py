@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tessera_api.keys import Ring, only
-from tessera_api.messages import Hello, Role
-from tessera_api.stream import MessageStream, StreamClosed, dial
+from tessera_api.messages import Hello, Note, Role, StepRecord, Steps
+from tessera_api.stream import TLS_BUFFER_BYTES, MessageStream, StreamClosed, dial
 from tessera_coordinator import door
 from tessera_coordinator.client import Address, begin
 from tessera_coordinator.core import rotation
@@ -221,3 +221,35 @@ def test_without_tls_too_a_node_of_another_run_is_never_let_in(tmp_path: Path) -
         tell(FakePeer.connect(place, "node-0"))
 
         assert [event["node"] for event in place.events("NodeSeen")] == ["node-0"]
+
+
+def test_a_connection_costs_no_more_memory_than_a_record(tmp_path: Path, coordinators: Ring, nodes: Ring) -> None:
+    async def buffers(port: int) -> list[int]:
+        streams = [await dial("127.0.0.1", port, nodes, LIMIT_S) for _ in range(3)]
+        sizes = [len(stream._writer.transport._ssl_protocol._ssl_buffer) for stream in streams]  # type: ignore[attr-defined]
+        for stream in streams:
+            stream.close()
+        return sizes
+
+    with LiveCoordinator(tmp_path, ring=coordinators) as place:
+        assert max(tell(buffers(place.port))) <= TLS_BUFFER_BYTES
+
+
+def test_a_message_of_many_records_arrives_whole(tmp_path: Path, coordinators: Ring, nodes: Ring) -> None:
+    with LiveCoordinator(tmp_path, ring=coordinators) as place:
+
+        async def story() -> None:
+            peer = await _joins(place.port, nodes)
+            peer.say(
+                Note(generation=1, name="Long", message="x" * 2000, numbers={f"n{i}": float(i) for i in range(32)}), 1
+            )
+            peer.say(Steps(generation=1, records=tuple(_steps(200))), 2)
+            peer.stream.close()
+
+        tell(story())
+        eventually(lambda: place.event("Note"), "the note")
+
+
+def _steps(count: int) -> list[StepRecord]:
+    numbers = {f"number-{place:030d}": 1.0 for place in range(32)}
+    return [StepRecord(step=step, tokens=step, loss=1.0, time=1.0, numbers=numbers) for step in range(1, count + 1)]
