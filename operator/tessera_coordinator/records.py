@@ -16,6 +16,8 @@ from tessera_store import StoreError
 
 logger = logging.getLogger(__name__)
 
+MOST_WAITING = 20_000
+
 
 class Records:
     """See the module."""
@@ -67,8 +69,11 @@ class Records:
         return due
 
     def when_safe(self, then: Callable[[], None]) -> None:
-        """Called once all that was added so far has outlived this host."""
+        """Called once all that was added so far has outlived this host. In an outage of hours the oldest are dropped:
+        who said what they stand for keeps as much, and says it again on its next stream."""
         self._waiting.append(then)
+        if len(self._waiting) > 2 * MOST_WAITING:
+            del self._waiting[:MOST_WAITING]
 
     def ship(self) -> bool:
         """Copy the journal's new records to storage; called off the event loop. Whether they are there."""

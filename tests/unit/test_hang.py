@@ -80,6 +80,18 @@ def test_who_does_not_answer_is_waited_for_so_long() -> None:
     assert [node for node, _ in hangs(world)] == [None]
 
 
+def test_who_was_not_asked_and_answers_of_another_generation_are_not_heard() -> None:
+    world = training()
+    until_asked(world)
+    for node, generation in (("stranger", 1), ("n0", 7)):
+        odd = RankSeen(rank=0, state="stopped")
+        world.machine.hangs.inspected(node, Inspected(generation=generation, ranks=(odd,)))
+    answer(world, n1={"state": "stopped", "collective": False, "at": ""})
+    world.after(0.2)
+
+    assert [node for node, _ in hangs(world)] == ["n1"]
+
+
 def test_a_rank_that_spins_is_named_with_the_line_at_which_it_stands() -> None:
     world = training()
     world.after(61)

@@ -6,6 +6,7 @@ import pytest
 
 from tessera_api.journal import EventName
 from tessera_api.messages import Leave, Phase, StopOrder
+from tessera_api.orders import Size
 from tessera_coordinator.core.effects import GenerationOver
 from tessera_coordinator.core.notice import MARGIN_SECONDS, noticed
 from tests.unit.run_world import World, running
@@ -37,6 +38,19 @@ def test_all_park_and_commit_and_the_next_generation_is_without_it() -> None:
         world.join(name)
     world.carry_out(world.machine.leave("n0", "handed over", world.now))
     assert (world.members(), world.lost()) == (("n1", "n2", "s0"), [])
+
+
+def test_a_controller_that_says_the_size_again_changes_nothing_about_a_node_that_ends() -> None:
+    world = running(count=2, least=1, spares=1)
+    world.carry_out(world.machine.resize(Size(count=2, min=1), world.now))
+    notice(world, "n0")
+    world.said.clear()
+    world.carry_out(world.machine.resize(Size(count=2, min=1), world.now))
+    parked_and_committed(world, 20)
+    for name in ("n0", "n1"):  # it offers itself all the same
+        world.join(name)
+
+    assert (world.members(), [event.name for event in world.said if event.name is EventName.NOTE]) == (("n1", "s0"), [])
 
 
 def test_without_a_spare_the_run_shrinks() -> None:

@@ -62,6 +62,8 @@ class Hangs:
         self._asked: float | None = None
         self._excused = now
         """When it was last found that somebody waits for data."""
+        self._questioned: tuple[int, frozenset[str]] = (0, frozenset())
+        """The generation and the nodes whose answers count."""
         self._seen: dict[str, tuple[RankSeen, ...]] = {}
 
     def restart_clock(self, now: float) -> None:
@@ -76,13 +78,17 @@ class Hangs:
         self._known[node] = (max(step, beat.step), max(units, beat.units))
 
     def inspected(self, node: str, said: Inspected) -> None:
-        """A node's answer."""
-        self._seen[node] = said.ranks
+        """A node's answer; one that was not asked, or speaks of another generation, is not heard."""
+        generation, nodes = self._questioned
+        if said.generation == generation and node in nodes:
+            self._seen[node] = said.ranks
 
     def look(self, generation: Open, roster: Roster, pace: Pace, now: float) -> tuple[list[Effect], Hang | None]:
         """Whether nobody moves: then the nodes are asked first, and what they said makes the verdict."""
-        members = [node for name in generation.names() if (node := roster.get(name)) is not None]
         since = max(self._at, pace.at or self._at)
+        if now - since < min(self._limits.floor, self._limits.start, self._limits.declared):
+            return [], None
+        members = [node for name in generation.names() if (node := roster.get(name)) is not None]
         limit = self._limit(members, pace)
         everybody = len(members) == len(generation.members)
         if limit is None or not everybody:
@@ -92,6 +98,7 @@ class Hangs:
             return [], None
         if self._asked is None or self._asked < since:
             self._asked, self._seen = now, {}
+            self._questioned = (generation.generation, frozenset(node.name for node in members))
             return [Send(node.name, Inspect(generation=generation.generation)) for node in members], None
         if len(self._seen) < len(members) and now - self._asked < self._limits.evidence:
             return [], None

@@ -24,7 +24,7 @@ def noticed(membership: Membership, node: str, leave: Leave, commit_seconds: flo
     """A node says that it ends in `leave.within_seconds`. `commit_seconds`: what the last commit took."""
     assert leave.within_seconds is not None
     wanted, generation = membership.wanted, membership.generation
-    membership.wanted = replace(wanted, leaving=wanted.leaving | {node})
+    membership.wanted = replace(wanted, ending=wanted.ending | {node})
     number = generation.generation if generation is not None else 0
     trains = generation is not None and membership.state is State.OPEN and node in generation.names()
     left = leave.within_seconds - MARGIN_SECONDS
