@@ -25,3 +25,5 @@ class ExitCode(IntEnum):
     """A coordinator saw a newer term: another one leads."""
     UNFIT = 77
     """The node failed its proof and did not join; the message names the check."""
+    REPLACED = 78
+    """The run has sent this node away: it failed again and again here, and goes on elsewhere."""

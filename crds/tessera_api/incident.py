@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
+from tessera_api.failure import FailureClass, Rung
 from tessera_api.record import Record
+
+
+class Finding(Record):
+    """One thing that was seen of an incident."""
+
+    kind: str
+    time: float
+    """Unix seconds, as far as is known."""
+    node: str | None = None
+    rank: int | None = None
+    place: str = ""
+    """File, line and type of an error, an exit code or a signal."""
+    words: str = ""
+    log: str = ""
+    """A traceback, stacks, or the end of what the rank printed."""
 
 
 class Incident(Record):
@@ -23,5 +39,15 @@ class Incident(Record):
     first_step_after: int | None = None
     steps_lost: int | None = None
     """Steps computed before the incident that had to be computed again."""
+    failure: FailureClass | None = None
+    """Its class; None until it is judged, when the next generation can be opened."""
+    place: str = ""
+    """Where it happened: the same place is taken for the same cause."""
+    node: str | None = None
+    rank: int | None = None
+    action: Rung | None = None
+    """What was done about it."""
+    words: str = ""
+    """The first cause, in words."""
     passed_highest: float | None = None
     """When training got beyond the highest step before."""

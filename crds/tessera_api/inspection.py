@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tessera_api.record import Count, Record
+from tessera_api.record import Count, Record, Text
 
 
 class Inspect(Record):
@@ -14,6 +14,14 @@ class Inspect(Record):
 
     kind: Literal["inspect"] = "inspect"
     generation: Annotated[int, Field(ge=1)]
+
+
+class Prove(Record):
+    """To an agent: the offer of this number is not taken; prove the node in full, then offer it anew."""
+
+    kind: Literal["prove"] = "prove"
+    join: Annotated[int, Field(ge=1)]
+    reason: Text = ""
 
 
 class RankSeen(Record):
@@ -28,6 +36,10 @@ class RankSeen(Record):
     """Its main thread waits for data, or for the storage."""
     at: Annotated[str, Field(max_length=300)] = ""
     """The innermost line of its main thread outside the libraries: file, line, function; empty: it did not say."""
+    stack: Annotated[str, Field(max_length=4000)] = ""
+    """Of its main thread, innermost line first."""
+    log: Annotated[str, Field(max_length=2000)] = ""
+    """The end of what it had printed."""
 
 
 class Inspected(Record):

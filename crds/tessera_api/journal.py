@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter
 
-from tessera_api.incident import Incident
+from tessera_api.incident import Finding, Incident
 from tessera_api.record import Count, Record, Text
 
 
@@ -34,6 +34,7 @@ class EventName(StrEnum):
     SKIPPED = "Skipped"
     PHASE = "Phase"
     HANG = "Hang"
+    DIAGNOSED = "Diagnosed"
     STOP_ORDERED = "StopOrdered"
     SELF_DOUBT = "SelfDoubt"
     STORAGE_TROUBLE = "StorageTrouble"
@@ -95,6 +96,15 @@ class IncidentLine(Record):
     incident: Incident
 
 
+class EvidenceLine(Record):
+    """All that was seen of an incident: its bundle, `incidents/NNNN/evidence.json`."""
+
+    record: Literal["evidence"] = "evidence"
+    number: Count
+    """Of the incident."""
+    findings: tuple[Finding, ...]
+
+
 class SizeLine(Record):
     """How many nodes the run was told to have, while it ran: of the start that runs, the newest line counts."""
 
@@ -105,5 +115,6 @@ class SizeLine(Record):
     min: Annotated[int, Field(ge=1)]
 
 
-JournalRecord = Annotated[Event | StepLine | LedgerLine | IncidentLine | SizeLine, Field(discriminator="record")]
+_Any = Event | StepLine | LedgerLine | IncidentLine | EvidenceLine | SizeLine
+JournalRecord = Annotated[_Any, Field(discriminator="record")]
 JOURNAL_RECORD: TypeAdapter[JournalRecord] = TypeAdapter(JournalRecord)

@@ -16,10 +16,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from tessera_api.inspection import Inspect, Inspected
+from tessera_api.inspection import Inspect, Inspected, Prove
 from tessera_api.log import MAX_NODES, Member, Open, StoreAddress, StoredObject
 from tessera_api.orders import Places, Reaped, Size, StatusQuestion, StopRun
 from tessera_api.record import Count, Name, Record, Text
+from tessera_api.trouble import Trouble
 
 PROTOCOL = 1
 """Raised when a message changes its meaning; the coordinator serves this one and the one before."""
@@ -146,30 +147,6 @@ class Steps(Record):
     records: Annotated[tuple[StepRecord, ...], Field(max_length=1000)]
     sent: float = 0.0
     """Unix seconds when this was sent, by the same clock: tells a coordinator elsewhere how old each record is."""
-
-
-class TroubleKind(StrEnum):
-    """How a trainer ended or got stuck."""
-
-    COLLECTIVE = "collective error"
-    """A peer broke the collective. Secondary: says that somebody else is gone."""
-    STORAGE = "storage"
-    """The storage was out for longer than the trainer waits. Never counted: the next try may go well."""
-    EXCEPTION = "exception"
-    EXIT = "exit"
-    """The process ended with a code or by a signal, without a word."""
-
-
-class Trouble(Record):
-    """A trainer of this node failed."""
-
-    kind: Literal["trouble"] = "trouble"
-    generation: Annotated[int, Field(ge=1)]
-    what: TroubleKind
-    rank: Count
-    place: Annotated[str, Field(max_length=300)] = ""
-    """File, line and exception type of the traceback's last line; same place, same cause."""
-    message: Text = ""
 
 
 class Part(Record):
@@ -369,7 +346,18 @@ FromAgent = (
     | StatusQuestion
 )
 FromCoordinator = (
-    Welcome | Standby | Assign | Restart | StopOrder | Committed | Verdict | Closed | Ack | StatusAnswer | Inspect
+    Welcome
+    | Standby
+    | Assign
+    | Restart
+    | StopOrder
+    | Committed
+    | Verdict
+    | Closed
+    | Ack
+    | StatusAnswer
+    | Inspect
+    | Prove
 )
 Report = Steps | Trouble | Part | PhaseChange | RewindRequest | SkipRequest | Note | Finished | Leave
 """Messages that must arrive: numbered, repeated on a new stream until acknowledged."""

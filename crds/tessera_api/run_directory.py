@@ -69,6 +69,10 @@ class RunDirectory:
         """A JSON file per incident: what was lost, detected when, back when."""
         return self.root / "incidents"
 
+    def evidence(self, incident: int) -> Path:
+        """All that was seen of an incident, by its number; with the storage elsewhere it is there."""
+        return self.root / evidence_name(incident)
+
     @property
     def export(self) -> Path:
         """The Hugging Face model, once the run is complete."""
@@ -96,6 +100,11 @@ class RunDirectory:
     def coordinator_log(self) -> Path:
         """What the coordinator printed."""
         return self.logs / "coordinator.log"
+
+
+def evidence_name(incident: int) -> str:
+    """The object in the run's storage that holds all that was seen of an incident, by its number."""
+    return f"incidents/{incident:04d}/evidence.json"
 
 
 ORIGIN_NAME = "origin.json"

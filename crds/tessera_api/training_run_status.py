@@ -9,6 +9,7 @@ from typing import Annotated
 
 from pydantic import Field, StrictInt, StringConstraints
 
+from tessera_api.failure import FailureClass, Rung
 from tessera_api.resource import Conditions, Document, keyed, listed
 
 MOST_NODES = 4096
@@ -40,12 +41,22 @@ class ShownIncident(Document):
     number: Annotated[StrictInt, Field(ge=1)]
     """The how-manieth it was."""
     cause: Annotated[str, StringConstraints(max_length=300)]
-    """What ended it."""
+    """What ended it, in words."""
     nodes: Annotated[
         tuple[Annotated[str, StringConstraints(max_length=63)], ...],
         Field(max_length=8, json_schema_extra=listed("set")),
     ] = ()
     """The nodes that were lost, the first eight of them."""
+    failure: FailureClass | None = None
+    """Its class; not there before it is judged, when the next generation can be opened."""
+    node: Annotated[str, StringConstraints(max_length=63)] | None = None
+    """Where it came from, where that is known."""
+    rank: Annotated[StrictInt, Field(ge=0)] | None = None
+    """The rank that it came from, where that is known."""
+    action: Rung | None = None
+    """What was done about it."""
+    evidence: Annotated[str, StringConstraints(max_length=64)] | None = None
+    """The object in the run's storage that holds all that was seen of it."""
     detected: Annotated[str, StringConstraints(max_length=40)]
     """When it was noticed, RFC 3339."""
     recovery_seconds: _Shown | None = None

@@ -40,6 +40,7 @@ _WORDS: dict[EventName, str | None] = {
     EventName.SKIPPED: "skipped {message}",
     EventName.PHASE: None,
     EventName.HANG: None,
+    EventName.DIAGNOSED: "{node}{message}",
     EventName.STOP_ORDERED: "stop ordered: {message}",
     EventName.SELF_DOUBT: "{message}",
     EventName.STORAGE_TROUBLE: "{node}storage trouble: {message}",

@@ -142,14 +142,18 @@ def _identity(identity: str) -> str:
 def _incident_table(incidents: Sequence[Incident]) -> str:
     if not incidents:
         return "<p>None.</p>"
-    titles = ("#", "Cause", "At", "Detected", "Next step", "Beyond the best", "Generations", "Steps lost")
+    times = ("At", "Detected", "Next step", "Beyond the best")
+    titles = ("#", "Class", "Cause", "Where", "Done", *times, "Generations", "Steps lost")
     return _table(titles, ((f"incident-{one.number}", _incident_cells(one)) for one in incidents), "Incidents")
 
 
 def _incident_cells(one: Incident) -> tuple[str, ...]:
     return (
         str(one.number),
-        one.cause,
+        one.failure.value if one.failure is not None else "-",
+        one.words or one.cause,
+        _where(one),
+        one.action.value if one.action is not None else "-",
         datetime.fromtimestamp(one.detected, UTC).strftime("%H:%M:%S"),
         _after(one.signal_time, one.detected, "after the signal"),
         _after(one.detected, one.next_step, "after that"),
@@ -157,6 +161,11 @@ def _incident_cells(one: Incident) -> tuple[str, ...]:
         f"{one.generation_before}, {'none yet' if one.generation_after is None else one.generation_after}",
         "-" if one.steps_lost is None else str(one.steps_lost),
     )
+
+
+def _where(one: Incident) -> str:
+    node = one.node or ", ".join(one.nodes) or "-"
+    return node if one.rank is None else f"{node}, rank {one.rank}"
 
 
 def _after(first: float | None, then: float | None, words: str) -> str:

@@ -37,7 +37,7 @@ def summary(history: RunHistory, directory: RunDirectory, code: ExitCode, reason
 
 def incident_words(incident: Incident) -> Iterator[str]:
     """Cause and times of one incident."""
-    yield incident.cause
+    yield f"{incident.failure.value}: {incident.words or incident.cause}" if incident.failure else incident.cause
     if incident.signal_time is not None:
         yield f"detected after {shown_numbers.seconds(incident.detected - incident.signal_time)}"
     if incident.next_step is None:
@@ -45,3 +45,5 @@ def incident_words(incident: Incident) -> Iterator[str]:
         return
     yield f"next step {shown_numbers.seconds(incident.next_step - incident.detected)} after it was detected"
     yield f"{incident.steps_lost or 0} steps lost"
+    if incident.action is not None:
+        yield incident.action.value

@@ -7,12 +7,13 @@ from collections.abc import Callable
 
 from tessera_api.exit_codes import ExitCode
 from tessera_api.incident import Incident
-from tessera_api.journal import Event, IncidentLine, LedgerLine, StepLine
+from tessera_api.journal import Event, EvidenceLine, IncidentLine, LedgerLine, StepLine
 from tessera_api.log import Commit, Open
 from tessera_api.messages import Phase
 from tessera_api.training_run_status import RunPhase
 from tessera_coordinator.core.commits import ReadyCommit
-from tessera_coordinator.core.incidents import Incidents
+from tessera_coordinator.core.effects import Judged
+from tessera_coordinator.core.incidents import Incidents, findings_of
 from tessera_coordinator.core.ledger import Activity, Cause, Ledger
 from tessera_coordinator.core.membership import Membership
 from tessera_coordinator.core.state import State
@@ -27,8 +28,8 @@ class Accounts:
     def __init__(self, incidents: Incidents, ledger: Ledger, created: float, newest: StepLine | None = None) -> None:
         self.incidents, self.ledger = incidents, ledger
         self._created, self._newest = created, newest
-        self.record: Callable[[IncidentLine], None] = lambda line: None
-        """Called with every incident that has changed."""
+        self.record: Callable[[IncidentLine | EvidenceLine], None] = lambda line: None
+        """Called with every incident that has changed, and with all that was seen of one."""
         self._first_generation: int | None = None
         self._nodes = 0
         """Of the open generation."""
@@ -63,6 +64,14 @@ class Accounts:
         newest = self._newest.step if self._newest else -1
         self._write([self.incidents.begin(cause, nodes, generation, max(highest, newest), time.time())])
         self._recovering = True
+
+    def judged(self, judged: Judged) -> None:
+        """It is known what the generation ended of."""
+        past = time.time() - judged.now
+        changed = self.incidents.judged(judged.generation, judged.ruling)
+        self._write(changed)
+        for incident in changed:
+            self.record(EvidenceLine(number=incident.number, findings=findings_of(judged.findings, past)))
 
     def lost_work(self) -> None:
         """What was not committed is thrown away."""

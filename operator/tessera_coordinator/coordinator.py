@@ -30,8 +30,8 @@ from tessera_api.messages import (
     SkipRequest,
     StatusAnswer,
     Steps,
-    Trouble,
 )
+from tessera_api.trouble import Trouble
 from tessera_coordinator.accounts import Accounts
 from tessera_coordinator.checkpoints import Checkpoints, Fate, Outcomes
 from tessera_coordinator.core.commits import PartRefused, ReadyCommit
@@ -42,6 +42,7 @@ from tessera_coordinator.core.effects import (
     Effect,
     Fail,
     GenerationOver,
+    Judged,
     OpenGeneration,
     Resized,
     Send,
@@ -128,6 +129,8 @@ class Coordinator:
                     self._open(effect)
                 case GenerationOver():
                     self._over(effect)
+                case Judged():
+                    self.accounts.judged(effect)
                 case Resized(count, least):
                     start = self.terms.start
                     self.records.add(SizeLine(time=time.time(), start=start, count=count, min=least))

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import logging
 import os
+import random
 import socket
 import time
 from collections.abc import Awaitable, Callable
@@ -25,6 +26,7 @@ from tessera_coordinator.core.formation import Wanted
 from tessera_coordinator.core.hang import HangLimits
 from tessera_coordinator.core.history import History
 from tessera_coordinator.core.incidents import Incidents
+from tessera_coordinator.core.ladder import Ladder
 from tessera_coordinator.core.ledger import Ledger
 from tessera_coordinator.core.membership import Membership
 from tessera_coordinator.core.silence import Limits
@@ -86,9 +88,12 @@ async def lead(place: Place, store: Store, log: RunLog, claim: Claim, ears: Ears
     incidents = Incidents.resumed(list(known.incidents))
     accounts = Accounts(incidents, ledger, place.resolved.created, known.newest)
     hang = HangLimits(floor=float(place.resolved.run.spec.hang_seconds))
-    membership = Membership(_wanted(place.resolved, log.history, known), Limits(), time.monotonic(), hang)
+    ladder = Ladder.resumed(known.incidents, random.random)
+    membership = Membership(_wanted(place.resolved, log.history, known), Limits(), time.monotonic(), hang, ladder)
+    membership.best_step = known.best_step
     scribe = Scribe(log)
     records = Records(journal, files)
+    records.keep = store.put
     coordinator = Coordinator(_terms(place.resolved), membership, scribe, records, accounts)
     coordinator.collect = _collect_with(Collector(store))
     ears.leads(coordinator, known.newest)

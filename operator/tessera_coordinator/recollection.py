@@ -22,6 +22,12 @@ class Recollection:
     size: SizeLine | None = None
     """What the run was last told to have of nodes."""
 
+    @property
+    def best_step(self) -> int:
+        """The highest step that was ever reached, as far as is known; -1: none."""
+        lost = max((incident.highest_step_before for incident in self.incidents), default=-1)
+        return max(lost, self.newest.step if self.newest is not None else -1)
+
 
 def recollect(records: Iterable[JournalRecord], known: Iterable[Incident] = ()) -> Recollection:
     """From the journal's records in order. `known` are incidents that an older version wrote into the run directory

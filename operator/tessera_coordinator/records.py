@@ -9,7 +9,8 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from tessera_api.journal import Event, IncidentLine, JournalRecord, LedgerLine, SizeLine, StepLine
+from tessera_api.journal import Event, EvidenceLine, IncidentLine, JournalRecord, LedgerLine, SizeLine, StepLine
+from tessera_api.run_directory import evidence_name
 from tessera_coordinator.journal import SHIP_NUMBERS_EVERY_S, Journal
 from tessera_coordinator.live_files import LiveFiles
 from tessera_store import StoreError
@@ -28,6 +29,10 @@ class Records:
         """Events since the status was shown, and since the journal was shipped."""
         self._shipped_at = 0.0
         self._waiting: list[Callable[[], None]] = []
+        self._bundles: list[EvidenceLine] = []
+        """Evidence that the storage does not have yet."""
+        self.keep: Callable[[str, bytes], None] = lambda name, data: None
+        """Puts a document into the run's storage. Raises StoreError."""
         self.watch: Callable[[JournalRecord], None] = lambda record: None
         """Called with every record."""
 
@@ -44,6 +49,9 @@ class Records:
                     self._files.step(record)
                 case IncidentLine(incident=incident):
                     self._files.incident(incident.number, incident.model_dump(mode="json"))
+                case EvidenceLine():
+                    self._bundles.append(record)
+                    self._unshipped = True
                 case LedgerLine() | SizeLine():
                     pass
         except OSError as error:
@@ -79,6 +87,10 @@ class Records:
         """Copy the journal's new records to storage; called off the event loop. Whether they are there."""
         try:
             self._journal.ship()
+            while self._bundles:
+                line = self._bundles[0]
+                self.keep(evidence_name(line.number), line.model_dump_json(indent=1).encode() + b"\n")
+                del self._bundles[0]
         except StoreError as error:
             logger.warning("the journal waits for storage: %s", error)
             return False

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from tessera_api.failure import FailureClass
 from tessera_api.journal import Event, EventName, IncidentLine, JournalRecord, StepLine
 from tessera_api.metric import Described, MetricKind
 from tessera_api.resolved_run import ResolvedRun
@@ -48,6 +49,7 @@ METRICS = (
     Described("tessera_run_generation", _G, "The newest generation", ("run",)),
     Described("tessera_run_nodes", _G, "Nodes: wanted, active in the open generation, spare", ("run", "role")),
     Described("tessera_run_incidents_total", _C, "Generations that ended unplanned", ("run",)),
+    Described("tessera_run_failures_total", _C, "Of them, those that are judged, by class", ("run", "class")),
     Described("tessera_run_lost_steps_total", _C, "Steps that had to be computed again after incidents", ("run",)),
     Described("tessera_run_storage_up", _G, "0 while the log cannot be written", ("run",)),
     Described("tessera_run_step_seconds", _H, "How long each step took", ("run",)),
@@ -171,6 +173,10 @@ class RunMetrics(Collector):
         counts = {"wanted": membership.wanted.count, "active": len(answer.active), "spare": len(answer.spare)}
         yield _gauge("tessera_run_nodes", *((float(count), self._run, role) for role, count in counts.items()))
         yield _counter("tessera_run_incidents_total", (float(accounts.incidents.count), self._run))
+        classes = accounts.incidents.classes
+        yield _counter(
+            "tessera_run_failures_total", *((float(classes[one]), self._run, one.value) for one in FailureClass)
+        )
         yield _counter("tessera_run_lost_steps_total", (float(accounts.incidents.steps_lost), self._run))
 
 

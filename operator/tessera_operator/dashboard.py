@@ -88,6 +88,12 @@ OF_A_RUN = (
         {"generation": _newest("generation"), "incidents": f"max(tessera_run_incidents_total{{{_RUN}}})"},
     ),
     Panel(
+        "Failures",
+        "What generations ended of",
+        "none",
+        {"{{class}}": f"max by (class) (tessera_run_failures_total{{{_RUN}}})"},
+    ),
+    Panel(
         "Age of the newest checkpoint",
         "So much work is lost if a node is",
         "s",

@@ -79,6 +79,11 @@ def next_generation(lab: Lab, after: int) -> dict[str, Any]:
     return lab.wait_step(0, NEXT_STEP_SECONDS, generation=after + 1)
 
 
+def incidents(lab: Lab) -> list[dict[str, Any]]:
+    """As they stand in the run directory."""
+    return [json.loads(path.read_text()) for path in sorted(lab.directory.incidents.glob("*.json"))]
+
+
 def steps_are_seamless(lab: Lab) -> bool:
     """Every generation goes on from a commit: the highest generation's line of each step gives one unbroken row."""
     best: dict[int, dict[str, Any]] = {}
@@ -168,6 +173,11 @@ def test_a_trainer_that_the_kernel_has_stopped_is_found_named_and_everybody_begi
     assert hang["node"] == members[1]
     assert f"rank 1 on {members[1]} is stopped, while others wait" in hang["message"]
     next_generation(lab, before)
+    (incident,) = incidents(lab)
+    assert (incident["failure"], incident["node"], incident["rank"]) == ("Hang", members[1], 1)
+    assert incident["action"] == "ReForm"
+    evidence = lab.wait_for("evidence", lambda: lab.directory.evidence(1).exists() and lab.directory.evidence(1), 10)
+    assert f"rank 0 on {members[0]}, sleeping" in evidence.read_text(), "what the others were doing is told too"
     assert lab.members() == members
     assert lab.event("NodeLost") is None
     assert steps_are_seamless(lab)
@@ -313,6 +323,20 @@ def test_a_program_that_fails_three_times_at_the_same_line_ends_the_run_with_the
     assert "tiny_trainer.py" in ended["message"]
     assert "ValueError" in ended["message"]
     assert {process.wait(60) for process in lab.nodes.values()} == {70}
+
+
+def test_a_node_on_which_alone_a_program_fails_proves_itself_and_is_then_replaced_by_the_spare(start: Start) -> None:
+    lab = start(steps=1, TINY_FAIL_AT="25", TINY_FAIL_ON="node-1")
+    assert "node-1" in lab.members()
+
+    assert lab.nodes["node-1"].wait(120) == ExitCode.REPLACED
+
+    lab.wait_step(30, NEXT_STEP_SECONDS)
+    assert [one["action"] for one in incidents(lab)] == ["RestartInPlace", "ReForm", "ReplaceNode"]
+    assert {(one["failure"], one["node"]) for one in incidents(lab)} == {("WorkerCrash", "node-1")}
+    assert "this node has to prove itself" in lab.directory.agent_log("node-1").read_text()
+    assert "node-1" not in lab.members()
+    assert steps_are_seamless(lab)
 
 
 @pytest.mark.parametrize(("how", "place"), [("code", "exit code 3"), ("import", "ModuleNotFoundError")])

@@ -48,7 +48,8 @@ from tessera_coordinator.run_log import RunLog
 from tessera_coordinator.scribe import Scribe
 from tessera_coordinator.server import Server
 from tessera_store import open_store
-from tessera_trainer.node_link import Identity, NodeLink
+from tessera_trainer.identity import Identity
+from tessera_trainer.node_link import NodeLink
 from tessera_trainer.trainer_lines import TrainerLines
 
 LIMIT_S = 20.0
@@ -317,7 +318,9 @@ class LiveNode:
     def join(self) -> Open:
         """Offers itself and waits for a generation."""
         self.link.leaving()
-        return self.link.next_generation(5000, "cpu")
+        held = self.link.next_generation(5000, "cpu")
+        assert held is not None
+        return held
 
     def environment(self, opening: Open, rank: int = 0) -> dict[str, str]:
         """What torchrun and the agent would set for a trainer."""

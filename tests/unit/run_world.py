@@ -4,22 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from tessera_api.inspection import Prove
 from tessera_api.journal import EventName
 from tessera_api.log import Open
-from tessera_api.messages import (
-    Assign,
-    Beat,
-    Hello,
-    Holding,
-    Join,
-    Phase,
-    Processes,
-    Restart,
-    Role,
-    Trouble,
-    TroubleKind,
-)
+from tessera_api.messages import Assign, Beat, Hello, Holding, Join, Phase, Processes, Restart, Role
 from tessera_api.orders import Reaped
+from tessera_api.trouble import Trouble, TroubleKind
 from tessera_coordinator.core.effects import Announce, Close, Effect, OpenGeneration, Send
 from tessera_coordinator.core.formation import Wanted
 from tessera_coordinator.core.membership import Membership
@@ -60,6 +50,8 @@ class World:
         self.term = 1
         self.log_works = True
         self.reads = True
+        self.proves = True
+        """Agents that are to prove themselves do so at once."""
         if adopt is not None:
             self.carry_out(self.machine.adopt(adopt, committed, self.now))
 
@@ -97,6 +89,8 @@ class World:
         if isinstance(message, Assign):
             agent.held, agent.step = message.open, -1
             agent.phase, agent.finished = Phase.TRAIN, False
+        elif isinstance(message, Prove) and self.proves:
+            self.join(agent.name)
 
     def arrive(self, *names: str, fingerprint: str = "cpu") -> None:
         for name in names:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from tessera_api.failure import Rung
 from tessera_api.inspection import Inspect, Inspected, RankSeen
 from tessera_api.journal import EventName
 from tessera_api.messages import Phase
-from tessera_coordinator.core.effects import Fail, GenerationOver
+from tessera_coordinator.core.effects import Fail, GenerationOver, Judged
+from tessera_coordinator.core.failures import Sign
 from tessera_coordinator.core.hang import HangLimits, Hangs
 from tests.unit.run_world import World, running
 
@@ -32,9 +34,9 @@ def asked(world: World) -> set[str]:
     return {name for name in NODES if any(isinstance(message, Inspect) for message in world.agents[name].inbox)}
 
 
-def until_asked(world: World) -> None:
+def until_asked(world: World, nodes: tuple[str, ...] = NODES) -> None:
     for _ in range(30_000):
-        if asked(world):
+        if all(any(isinstance(message, Inspect) for message in world.agents[name].inbox) for name in nodes):
             return
         world.after(0.1)
     raise AssertionError("nobody was asked")
@@ -228,17 +230,45 @@ def test_while_a_member_is_silent_nobody_is_said_to_hang() -> None:
     assert asked(world) == set()
 
 
-def test_three_hangs_at_the_same_line_end_the_run_with_the_remedy() -> None:
+def hangs_at(world: World, nodes: tuple[str, ...], line: str) -> None:
+    """The second of the nodes spins there; all begin anew."""
+    until_asked(world, nodes)
+    for rank, name in enumerate(nodes):
+        doing = {"state": "running", "collective": False, "at": line} if rank == 1 else WAITS
+        seen = RankSeen.model_validate({"rank": rank, **doing})
+        world.machine.hangs.inspected(name, Inspected(generation=world.number(), ranks=(seen,)))
+    world.after(0.2)
+    for name in nodes:
+        world.agents[name].inbox.clear()
+        world.join(name)
+    world.after(5)
+
+
+def test_hangs_at_one_line_are_answered_by_a_proof_then_by_another_node_and_end_the_run_if_it_hangs_too() -> None:
     world = training()
-    for generation in range(1, 4):
-        until_asked(world)
-        assert world.number() == generation
-        answer(world, n1={"state": "running", "collective": False, "at": "mine.py:7 spin"})
-        world.after(0.2)
-        for name in NODES:
-            world.agents[name].inbox.clear()
-            world.join(name)
-        world.after(5)
+    world.arrive("s0")
+    world.agents["s0"].workers = (1,)
+    hangs_at(world, NODES, "mine.py:7 spin")
+    assert world.members() == NODES
+    hangs_at(world, NODES, "mine.py:7 spin")
+    assert world.members() == ("n0", "n2", "s0")
+    hangs_at(world, ("n0", "n2", "s0"), "mine.py:7 spin")
 
     (failed,) = [effect for effect in world.others if isinstance(effect, Fail)]
     assert "hang at mine.py:7 spin" in failed.message
+    judged = [effect.ruling for effect in world.others if isinstance(effect, Judged)]
+    assert [ruling.rung for ruling in judged] == [Rung.RE_FORM, Rung.REPLACE, Rung.END]
+
+
+def test_what_the_ranks_were_doing_is_kept_with_the_hang() -> None:
+    world = training()
+    world.after(61)
+    answer(world, n1={"state": "running", "collective": False, "at": "mine.py:7 spin", "stack": "STACK", "log": "LOG"})
+    world.after(0.2)
+    for name in NODES:
+        world.join(name)
+
+    (judged,) = [effect for effect in world.others if isinstance(effect, Judged)]
+    (finding,) = [found for found in judged.findings if found.sign is Sign.HANG]
+    assert finding.log.startswith("rank 1 on n1, running at mine.py:7 spin\nSTACK\nLOG\nrank 0 on n0, sleeping")
+    assert (judged.ruling.cause.node, judged.ruling.cause.rank) == ("n1", 1)

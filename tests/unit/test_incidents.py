@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from tessera_api.incident import Incident
-from tessera_coordinator.core.incidents import Incidents
+from tessera_api.failure import FailureClass, Rung
+from tessera_api.incident import Finding, Incident
+from tessera_api.journal import EvidenceLine
+from tessera_coordinator.core.causes import Cause, Evidence
+from tessera_coordinator.core.failures import Sign
+from tessera_coordinator.core.incidents import Incidents, findings_of
+from tessera_coordinator.core.ladder import Ruling
+from tessera_coordinator.journal import MAX_LINE_BYTES
 
 
 def test_an_incident_from_its_beginning_until_training_is_past_where_it_was() -> None:
@@ -79,3 +85,36 @@ def test_a_restarted_coordinator_goes_on_where_the_documents_end() -> None:
     assert (after.count, after.steps_lost) == (2, 2)
     assert [each.number for each in after.opened(3, 6.0)] == [2]
     assert after.begin("third", (), 3, 9, 7.0).number == 3
+
+
+def test_what_it_was_is_known_once_it_is_judged_and_counted_by_class() -> None:
+    incidents = Incidents()
+    incidents.begin("n1: its workers ended", ("n1",), 3, highest=10, now=1.0)
+    cause = Cause(FailureClass.WORKER_CRASH, "train.py:3 KeyError", "n1", 4, "KeyError: 'x'")
+
+    (judged,) = incidents.judged(3, Ruling(cause, Rung.RE_FORM, 2))
+
+    assert (judged.failure, judged.node, judged.rank) == (FailureClass.WORKER_CRASH, "n1", 4)
+    assert (judged.place, judged.words, judged.action) == ("train.py:3 KeyError", "KeyError: 'x'", Rung.RE_FORM)
+    assert incidents.classes == {FailureClass.WORKER_CRASH: 1}
+    assert Incidents.resumed([judged]).classes == {FailureClass.WORKER_CRASH: 1}
+    assert incidents.judged(99, Ruling(cause, Rung.RESTART, 1)) == []
+
+
+def test_the_bundle_of_an_incident_is_in_order_of_time_and_fits_into_a_line_of_the_journal() -> None:
+    nasty = '\x00"' * 4000
+    seen = [Evidence(Sign.PROGRAM, float(-n), f"n{n}", n, nasty[:300], nasty, nasty) for n in range(200)]
+
+    findings = findings_of(seen, past=1000.0)
+
+    assert [finding.time for finding in findings[:2]] == [801.0, 802.0]
+    assert findings[0].log != ""
+    assert len(EvidenceLine(number=1, findings=findings).canonical()) < MAX_LINE_BYTES
+
+
+def test_a_log_that_fits_is_kept_whole() -> None:
+    (finding,) = findings_of([Evidence(Sign.PROGRAM, 1.0, "n1", 0, "SIGSEGV", "no word", "the last line")], 0.0)
+
+    assert finding == Finding(
+        kind="a trainer ended", time=1.0, node="n1", rank=0, place="SIGSEGV", words="no word", log="the last line"
+    )

@@ -6,15 +6,9 @@ import pytest
 
 from tessera_api.exit_codes import ExitCode
 from tessera_api.journal import EventName
-from tessera_api.messages import (
-    Closed,
-    Phase,
-    StopOrder,
-    TroubleKind,
-    Verdict,
-    VerdictWord,
-)
+from tessera_api.messages import Closed, Phase, StopOrder, Verdict, VerdictWord
 from tessera_api.orders import Size
+from tessera_api.trouble import TroubleKind
 from tessera_coordinator.core.effects import Close, Complete, Fail
 from tessera_coordinator.core.state import State
 from tests.unit.run_world import World, running
@@ -167,7 +161,7 @@ def test_a_storage_that_is_out_never_ends_the_run() -> None:
     for _ in range(10):
         world.trouble("n0", TroubleKind.STORAGE, "restore.py:9 StoreUnavailable")
         world.join("n0")
-        world.after(31)
+        world.after(61)
     assert not any(isinstance(effect, Fail | Close) for effect in world.others)
     assert world.number() == 11
 
@@ -179,7 +173,7 @@ def test_infrastructure_alone_never_ends_the_run() -> None:
         world.agents["n0"].incarnation = f"i{attempt + 2}"
         world.hello("n0")
         world.join("n0")
-        world.after(31)
+        world.after(61)
     assert not any(isinstance(effect, Fail | Close) for effect in world.others)
     assert world.number() == 21
 

@@ -11,12 +11,13 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from tessera_api.checkpoint import CheckpointPrefix, parse_prefix, part_name
-from tessera_api.incident import Incident
-from tessera_api.inspection import Inspect, Inspected, RankSeen
+from tessera_api.incident import Finding, Incident
+from tessera_api.inspection import Inspect, Inspected, Prove, RankSeen
 from tessera_api.journal import (
     JOURNAL_RECORD,
     Event,
     EventName,
+    EvidenceLine,
     IncidentLine,
     JournalRecord,
     LedgerLine,
@@ -72,14 +73,13 @@ from tessera_api.messages import (
     StepRecord,
     Steps,
     StopOrder,
-    Trouble,
-    TroubleKind,
     Verdict,
     VerdictWord,
     Welcome,
 )
 from tessera_api.orders import Place, Places, Reaped, Size, StatusQuestion, StopRun
 from tessera_api.record import Record
+from tessera_api.trouble import Trouble, TroubleKind
 from tessera_api.wire import FRAME_LIMITS, HEADER_BYTES, NONCE_BYTES, Channel, Envelope, Side
 
 SHA = "0123456789abcdef" * 4
@@ -134,6 +134,7 @@ MESSAGES: list[FromAgent | FromCoordinator] = [
     Standby(run="tiny"),
     Size(count=3, min=2, leaving=("node-2",)),
     Inspect(generation=2),
+    Prove(join=2, reason="WorkerCrash"),
     Inspected(generation=2, ranks=(RankSeen(rank=1, state="stopped", at="loop.py:7 train"),)),
     Places(places=(Place(node="node-0", at="rack-7"),)),
 ]
@@ -155,6 +156,7 @@ RECORDS: list[JournalRecord] = [
             number=1, cause="lost", nodes=("a",), detected=1.0, generation_before=1, highest_step_before=5
         )
     ),
+    EvidenceLine(number=1, findings=(Finding(kind="a node was lost", time=1.0, node="a", words="no beat"),)),
     SizeLine(time=1.0, start=2, count=3, min=1),
 ]
 

@@ -36,7 +36,8 @@ from tessera_api.messages import (
 from tessera_api.record import Record
 from tessera_api.stream import MessageStream
 from tessera_api.wire import Side
-from tessera_trainer.node_link import Identity, NodeLink, RunClosed
+from tessera_trainer.identity import Identity
+from tessera_trainer.node_link import NodeLink, RunClosed
 from tessera_trainer.rendezvous import ExitBarrier
 from tests.unit.live_coordinator import (
     FACTS,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tessera_api.messages import Finished, Leave, Note, Part, Report, StepRecord, Steps, Trouble, TroubleKind
+from tessera_api.messages import Finished, Leave, Note, Part, Report, StepRecord, Steps
+from tessera_api.trouble import Trouble, TroubleKind
 from tessera_trainer.outbox import MAX_KEPT, MAX_RECORDS, Outbox, as_sent
 
 

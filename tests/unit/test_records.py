@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tessera_api.incident import Finding
+from tessera_api.journal import EvidenceLine
 from tessera_api.run_directory import RunDirectory
 from tessera_coordinator import records
 from tessera_coordinator.journal import Journal
@@ -57,3 +59,18 @@ def test_an_outage_of_hours_keeps_a_bounded_number(
 
     assert told == list(range(100 - len(told), 100))
     assert 5 <= len(told) <= 10
+
+
+def test_the_evidence_of_an_incident_is_kept_in_the_storage_once_that_is_back(tmp_path: Path, journal: Away) -> None:
+    storage = open_store((tmp_path / "storage").as_uri())
+    kept = Records(journal, LiveFiles(RunDirectory(tmp_path)))
+    kept.keep = storage.put
+    line = EvidenceLine(number=3, findings=(Finding(kind="a node was lost", time=1.0, node="n1"),))
+    kept.add(line)
+    asyncio.run(kept.keep_safe())
+    assert list(storage.list("incidents/")) == []
+
+    journal.away = False
+    asyncio.run(kept.keep_safe())
+
+    assert EvidenceLine.model_validate_json(storage.get("incidents/0003/evidence.json")) == line

@@ -9,7 +9,8 @@ import pytest
 
 from tessera_api.exit_codes import ExitCode
 from tessera_api.log import Open
-from tessera_api.messages import VerdictWord
+from tessera_api.messages import StepRecord, VerdictWord
+from tessera_api.trouble import Trouble, TroubleKind
 from tessera_trainer.rendezvous import ExitBarrier, TesseraRendezvous
 from tests.unit.live_coordinator import LiveCoordinator, LiveNode, eventually
 
@@ -29,8 +30,8 @@ class Place:
     def clear_workers(self) -> None:
         self.asked.append("clear")
 
-    def prove(self) -> str:
-        self.asked.append("prove")
+    def prove(self, in_full: bool) -> str:
+        self.asked.append("prove in full" if in_full else "prove")
         return "cpu"
 
     def explain(self, generation: Open) -> None:
@@ -81,6 +82,20 @@ def test_a_node_that_was_told_to_end_gives_up_its_workers_and_joins_no_more(node
     assert node.asked == ["stop", "clear", "explain 1"]
 
 
+def test_a_node_whose_workers_failed_twice_at_one_place_proves_itself_in_full_before_it_is_taken(node: Place) -> None:
+    handler = TesseraRendezvous(node, "tiny")
+    handler.next_rendezvous()
+    for generation in (1, 2):
+        step = StepRecord(step=5, tokens=5, loss=1.0, time=0.0)
+        node.link.loop.call_soon_threadsafe(node.link.stepped, step, True)
+        trouble = Trouble(generation=generation, what=TroubleKind.EXIT, rank=0, place="SIGSEGV", message="no word")
+        node.link.report(trouble)
+        node.asked.clear()
+        handler.next_rendezvous()
+
+    assert node.asked == ["stop", "clear", "explain 2", "prove", "prove in full", "prepare 3"]
+
+
 def test_workers_that_ended_by_themselves_are_explained_before_the_node_offers_itself_again(node: Place) -> None:
     handler = TesseraRendezvous(node, "tiny")
     handler.next_rendezvous()
@@ -88,7 +103,8 @@ def test_workers_that_ended_by_themselves_are_explained_before_the_node_offers_i
 
     handler.next_rendezvous()
 
-    assert node.asked == ["stop", "clear", "explain 1", "prove", "prepare 2"]
+    # Nobody had said what was wrong here: the coordinator wants a full proof.
+    assert node.asked == ["stop", "clear", "explain 1", "prove", "prove in full", "prepare 2"]
 
 
 def test_the_end_of_the_run_stops_the_workers_and_exits_with_the_runs_code(

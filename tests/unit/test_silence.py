@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tessera_api.exit_codes import ExitCode
 from tessera_api.log import Member, Open, StoreAddress
 from tessera_api.messages import Join, Processes, StopOrder
-from tessera_coordinator.core.effects import OpenGeneration
+from tessera_coordinator.core.effects import Close, OpenGeneration
 from tessera_coordinator.core.formation import Plan, Wanted, change, draft
 from tessera_coordinator.core.nodes import Node
 from tessera_coordinator.core.parking import Parking
@@ -348,7 +349,6 @@ def test_the_order_is_told_with_the_time_that_is_left() -> None:
 
     assert parking.message(3, NOW + 20) == StopOrder(generation=3, reason="growth", deadline_seconds=40)
     assert parking.message(3, NOW + 90) == StopOrder(generation=3, reason="growth", deadline_seconds=0)
-    assert [parking.overdue(NOW + 59.9), parking.overdue(NOW + 60)] == [False, True]
 
 
 def test_no_more_time_is_told_than_was_given_however_the_clock_rounds() -> None:
@@ -380,9 +380,9 @@ def test_growth_that_is_not_obeyed_in_time_is_forgotten_and_a_stop_is_not() -> N
     growing.change("growth", 5, NOW)
     stopping.stop("Ctrl-C", 5, NOW)
 
-    early = [parking.failed(NOW + 4.9) for parking in (growing, stopping)]
-    late = [parking.failed(NOW + 5) for parking in (growing, stopping)]
+    early = [parking.overdue(NOW + 4.9) for parking in (growing, stopping)]
+    late = [parking.overdue(NOW + 5) for parking in (growing, stopping)]
 
-    assert early == [None, None]
-    assert late == [None, "stopped: Ctrl-C; not committed in time, the last commit stands"]
+    assert early == [[], []]
+    assert late == [[], [Close("stopped: Ctrl-C; not committed in time, the last commit stands", ExitCode.STOPPED)]]
     assert (growing.order, stopping.stopping) == (None, True)

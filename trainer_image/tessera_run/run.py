@@ -15,6 +15,7 @@ import signal
 import socket
 import threading
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -209,7 +210,8 @@ class Run:
         storage = not collective and is_storage_error(error)
         what = "collective error" if collective else "storage" if storage else "exception"
         text = f"{type(error).__name__}: {error}"[:1500]
-        self._say({"do": "trouble", "what": what, "place": place_of(error), "message": text}, must=True)
+        told = "".join(traceback.format_exception(error))[-4000:]
+        self._say({"do": "trouble", "what": what, "place": place_of(error), "message": text, "log": told}, must=True)
         if collective and not self.alone:
             _wait_for_the_end()
         if storage and not self.alone:

@@ -24,14 +24,16 @@ from tessera_api.exit_codes import ExitCode
 from tessera_api.inspection import RankSeen
 from tessera_api.keys import ring_of
 from tessera_api.log import Open
-from tessera_api.messages import Leave, Processes, Trouble, TroubleKind
+from tessera_api.messages import Leave, Processes
 from tessera_api.resolved_run import ResolvedRun, read_resolved_run
 from tessera_api.run_directory import RunDirectory
+from tessera_api.trouble import Trouble, TroubleKind
 from tessera_run.run import SOCKET_VARIABLE
 from tessera_store import open_store
-from tessera_trainer.last_words import LastWords, last_words
+from tessera_trainer.identity import Identity
+from tessera_trainer.last_words import LastWords, end_of, last_words
 from tessera_trainer.memory_limit import MemoryLimit
-from tessera_trainer.node_link import Identity, NodeLink
+from tessera_trainer.node_link import NodeLink
 from tessera_trainer.proof import ProofRequest, ProofResult, raise_open_files
 from tessera_trainer.rank_logs import RankLogs
 from tessera_trainer.stacks import Trainer, inspect
@@ -55,6 +57,8 @@ GRACE = "TESSERA_GRACE_SECONDS"
 """Variable: from SIGTERM to SIGKILL."""
 ENDS_BY_ITSELF_SECONDS = 3.0
 LOOK_SECONDS = 0.1
+MAX_LOG = 4000
+"""Characters of a rank's log that are told with its end."""
 WARM_IMPORTS = ("torch", "torch.distributed", "tessera_trainer.imports")
 
 
@@ -113,8 +117,8 @@ class RunningNode:
             logger.warning("waiting for the kernel to let go of %s; not joining before", stuck)
         self._warm.restart_if_dead()
 
-    def prove(self) -> str:
-        """See `rendezvous.Node`. Full before the first join, mounts and storage only before any other."""
+    def prove(self, in_full: bool) -> str:
+        """See `rendezvous.Node`. Full before the first join too, mounts and storage only before any other."""
         self._warm.ready(READY_SECONDS)
         request = ProofRequest(
             device=self._resolved.device.value,
@@ -122,7 +126,7 @@ class RunningNode:
             run_directory=str(self._directory.root),
             world_size=self._resolved.run.spec.nodes.max * self._resolved.run.spec.nodes.processes_per_node,
             threads=self._resolved.threads,
-            light=self._proven,
+            light=self._proven and not in_full,
             devices=self._resolved.run.spec.nodes.processes_per_node,
         )
         result = self._warm.prove(request, PROOF_SECONDS)
@@ -173,12 +177,20 @@ class RunningNode:
             log = next((log for log, words in said if "SIGKILL" in words.message), None)
             self._trouble(number, log, LastWords(self._memory.words(), self._memory.words()))
         elif said and not troubled:
-            self._trouble(number, *next((one for one in said if one[1].place), said[0]))
+            for one in [one for one in said if one[1].place] or said[:1]:
+                self._trouble(number, *one)
 
     def _trouble(self, number: int, log: Path | None, words: LastWords) -> None:
-        rank = int(log.stem.removeprefix("rank-")) if log is not None else 0
-        place, message = words.place[-300:], words.message[:2000]
-        self.link.report(Trouble(generation=number, what=TroubleKind.EXIT, rank=rank, place=place, message=message))
+        self.link.report(
+            Trouble(
+                generation=number,
+                what=TroubleKind.EXIT,
+                rank=int(log.stem.removeprefix("rank-")) if log is not None else 0,
+                place=words.place[-300:],
+                message=words.message[:2000],
+                log=end_of(log, MAX_LOG) if log is not None else "",
+            )
+        )
 
     def _inspect(self) -> tuple[RankSeen, ...]:
         held = self.link.open

@@ -38,6 +38,11 @@ def last_words(log: Path) -> LastWords | None:
     return LastWords(ended, f"ended by {ended}, without a word") if ended else None
 
 
+def end_of(log: Path, characters: int) -> str:
+    """The last lines of a log, at most so many characters."""
+    return "\n".join(_tail(log))[-characters:]
+
+
 def _raised(lines: list[str]) -> LastWords | None:
     """The last traceback: as `tessera_run.failure.place_of` names its place."""
     frames = [(number, found) for number, line in enumerate(lines) if (found := _FRAME.match(line))]

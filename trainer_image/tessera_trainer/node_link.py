@@ -12,10 +12,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 
 from tessera_api.exit_codes import ExitCode
-from tessera_api.inspection import Inspect, Inspected, RankSeen
+from tessera_api.inspection import Inspect, Inspected, Prove, RankSeen
 from tessera_api.keys import Ring
 from tessera_api.log import Open
 from tessera_api.messages import (
@@ -46,6 +45,7 @@ from tessera_api.messages import (
 )
 from tessera_api.record import Record
 from tessera_api.stream import MessageStream, StreamClosed
+from tessera_trainer.identity import Identity
 from tessera_trainer.leader_search import CONNECT_SECONDS, RETRY_SECONDS, Endpoint, LeaderSearch
 from tessera_trainer.outbox import Outbox, as_sent
 from tessera_trainer.progress import Progress
@@ -55,16 +55,6 @@ logger = logging.getLogger(__name__)
 SILENCE_SECONDS = 4.0
 """A coordinator answers each beat; one that does not for so long is looked for anew."""
 STEP_FLUSH_SECONDS = 0.1
-
-
-@dataclass(frozen=True)
-class Identity:
-    """Who this node is."""
-
-    node: str
-    incarnation: str
-    host: str
-    processes: int
 
 
 class RunClosed(Exception):
@@ -106,7 +96,7 @@ class NodeLink:
         self.inspect: Callable[[], tuple[RankSeen, ...]] = lambda: ()
         """What each trainer of this node is doing; may take a second."""
         self._inspection: asyncio.Task[None] | None = None
-        self._redo = self._go = False
+        self._redo = self._go = self._prove = False
         self._change = threading.Condition()
         self._thread = threading.Thread(target=self._run_loop, daemon=True, name="tessera-link")
 
@@ -116,18 +106,16 @@ class NodeLink:
         """Begin to look for the coordinator, for ever."""
         self._thread.start()
 
-    def next_generation(self, store_port: int, fingerprint: str) -> Open:
-        """Offer this node and wait, without limit, until it is given a generation. Raises RunClosed."""
+    def next_generation(self, store_port: int, fingerprint: str) -> Open | None:
+        """Offer this node and wait, without limit, until it is given a generation. None: it has to prove itself in full
+        before it is offered anew. Raises RunClosed."""
         self.loop.call_soon_threadsafe(self._offer, store_port, fingerprint)
         with self._change:
-            self._change.wait_for(lambda: self._closed is not None or (self._join is None and self._open is not None))
-            return self._held_or_closed()
-
-    def _held_or_closed(self) -> Open:
-        if self._closed is not None:
-            raise RunClosed(self._closed.reason, self._closed.exit_code)
-        assert self._open is not None
-        return self._open
+            self._change.wait_for(lambda: self._closed or self._prove or (self._join is None and self._open))
+            if self._closed is not None:
+                raise RunClosed(self._closed.reason, self._closed.exit_code)
+            prove, self._prove = self._prove, False
+            return None if prove else self._open
 
     def leaving(self) -> None:
         """The workers of the present generation are gone: it is no longer held. Returns once that is so."""
@@ -369,6 +357,8 @@ class NodeLink:
             case Inspect(generation=generation):
                 if self._open is not None and self._open.generation == generation:
                     self._inspection = self.loop.create_task(self._say_what_they_do(generation))
+            case Prove(join=sequence, reason=reason):
+                self._withdraw(sequence, reason)
             case Welcome() | Standby() | StatusAnswer():
                 logger.info("unexpected: %s", message.kind)
 
@@ -383,6 +373,13 @@ class NodeLink:
         with self._change:
             self._open, self._join, self._stop = assign.open, None, None
             self._change.notify_all()
+
+    def _withdraw(self, sequence: int, reason: str) -> None:
+        if self._join is not None and self._join.sequence == sequence:
+            logger.warning("this node has to prove itself: %s", reason)
+            with self._change:
+                self._join, self._prove = None, True
+                self._change.notify_all()
 
     def _wake(self, restart: str) -> None:
         with self._change:

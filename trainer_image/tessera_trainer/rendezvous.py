@@ -42,8 +42,9 @@ class Node(Protocol):
     def clear_workers(self) -> None:
         """Return once no trainer of this node is left, however long the kernel holds one."""
 
-    def prove(self) -> str:
-        """Prove the node fit and return its numerics' fingerprint; ends the process if it is unfit."""
+    def prove(self, in_full: bool) -> str:
+        """Prove the node fit and return its numerics' fingerprint; ends the process if it is unfit. In full at least
+        before its first offer."""
 
     @property
     def leaving(self) -> bool:
@@ -150,14 +151,7 @@ class TesseraRendezvous(RendezvousHandler):
         if self._node.leaving:
             logger.info("handed over: this node ends")
             raise SystemExit(ExitCode.STOPPED)
-        fingerprint = self._node.prove()
-        # Bound before joining, so that its port can be sent with the join.
-        server = TCPStore("0.0.0.0", 0, None, True, wait_for_workers=False)
-        try:
-            held = self._node.link.next_generation(server.port, fingerprint)
-        except RunClosed as closed:
-            logger.info("the run is over: %s", closed)
-            raise SystemExit(closed.exit_code) from closed
+        server, held = self._offered()
         rank = held.names().index(self._node_name)
         self._generation = held
         self._server = server if rank == 0 else None
@@ -166,6 +160,22 @@ class TesseraRendezvous(RendezvousHandler):
         address = RendezvousStoreInfo(held.store.host, held.store.port)
         logger.info("generation %d: node %d of %d", held.generation, rank, len(held.members))
         return RendezvousInfo(barrier, rank, len(held.members), address)
+
+    def _offered(self) -> tuple[TCPStore, Open]:
+        """Prove the node and offer it until it is taken. Raises SystemExit."""
+        in_full = False
+        while True:
+            fingerprint = self._node.prove(in_full)
+            # Bound before joining, so that its port can be sent with the join.
+            server = TCPStore("0.0.0.0", 0, None, True, wait_for_workers=False)
+            try:
+                held = self._node.link.next_generation(server.port, fingerprint)
+            except RunClosed as closed:
+                logger.info("the run is over: %s", closed)
+                raise SystemExit(closed.exit_code) from closed
+            if held is not None:
+                return server, held
+            in_full = True
 
     @property
     def _node_name(self) -> str:

@@ -21,6 +21,7 @@ from tessera_run.run import STACK_SIGNAL
 ANSWER_SECONDS = 1.0
 LOOK_SECONDS = 0.02
 MAX_BYTES = 1 << 20
+MAX_LOG = 2000
 _STATES = {"R": "running", "S": "sleeping", "D": "stuck", "T": "stopped", "t": "stopped", "Z": "gone", "X": "gone"}
 _THREAD = re.compile(r"^(?:Current thread|Thread) 0x[0-9a-f]+.*:$", re.MULTILINE)
 _FRAME = re.compile(r'^  File "(?P<file>[^"]+)", line (?P<line>\d+) in (?P<function>.+)$', re.MULTILINE)
@@ -54,16 +55,25 @@ def inspect(trainers: Mapping[int, Trainer]) -> tuple[RankSeen, ...]:
             before[rank] = text
             if stack is not None:
                 said[rank] = stack
-    return tuple(_seen(rank, state, said.get(rank, "")) for rank, state in sorted(states.items()))
+    printed = {rank: _printed(trainer.log, asked.get(rank)) for rank, trainer in trainers.items()}
+    return tuple(_seen(rank, state, said.get(rank, ""), printed[rank]) for rank, state in sorted(states.items()))
 
 
-def _seen(rank: int, state: str, stack: str) -> RankSeen:
+def _printed(log: Path, until: int | None) -> str:
+    """The end of what a rank had printed before it was asked."""
+    end = _size(log) if until is None else until
+    return _read(log, max(0, end - MAX_LOG))[: min(end, MAX_LOG)]
+
+
+def _seen(rank: int, state: str, stack: str, log: str) -> RankSeen:
     return RankSeen(
         rank=rank,
         state=state,
         collective=_WAITS in stack,
         reading=any(room in stack for room in _READS),
         at=innermost(stack),
+        stack=stack.strip("\n")[:4000],
+        log=log,
     )
 
 

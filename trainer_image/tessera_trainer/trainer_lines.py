@@ -14,18 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from tessera_api.log import Open, StoredObject
-from tessera_api.messages import (
-    Note,
-    Part,
-    Phase,
-    PhaseChange,
-    Report,
-    RewindRequest,
-    SkipRequest,
-    StepRecord,
-    Trouble,
-    TroubleKind,
-)
+from tessera_api.messages import Note, Part, Phase, PhaseChange, Report, RewindRequest, SkipRequest, StepRecord
+from tessera_api.trouble import Trouble, TroubleKind
 from tessera_trainer.node_link import NodeLink
 
 logger = logging.getLogger(__name__)
@@ -170,9 +160,13 @@ def _report(said: dict[str, Any], rank: int, generation: int) -> Report:
                 stall_seconds=said["stall_seconds"],
             )
         case "trouble":
-            what = TroubleKind(said["what"])
             return Trouble(
-                generation=generation, what=what, rank=rank, place=said["place"][:300], message=said["message"][:2000]
+                generation=generation,
+                what=TroubleKind(said["what"]),
+                rank=rank,
+                place=said["place"][:300],
+                message=said["message"][:2000],
+                log=said.get("log", "")[-4000:],
             )
         case "note":
             return Note(

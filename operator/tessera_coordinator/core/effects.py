@@ -8,6 +8,8 @@ from tessera_api.exit_codes import ExitCode
 from tessera_api.journal import EventName
 from tessera_api.log import Member, StoreAddress
 from tessera_api.messages import FromCoordinator
+from tessera_coordinator.core.causes import Evidence
+from tessera_coordinator.core.ladder import Ruling
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,17 @@ class GenerationOver:
 
 
 @dataclass(frozen=True)
+class Judged:
+    """What a generation ended of, what is done about it, and all that was seen: the incident is told. `now`: of the
+    clock that the findings' times are of."""
+
+    generation: int
+    ruling: Ruling
+    findings: tuple[Evidence, ...]
+    now: float
+
+
+@dataclass(frozen=True)
 class Resized:
     """The run is to have so many nodes from now on: a later coordinator must know."""
 
@@ -80,4 +93,4 @@ class Close:
     exit_code: ExitCode
 
 
-Effect = Send | Announce | OpenGeneration | GenerationOver | Resized | Complete | Fail | Close
+Effect = Send | Announce | OpenGeneration | GenerationOver | Judged | Resized | Complete | Fail | Close

@@ -18,6 +18,8 @@ from tessera_coordinator.core.effects import Effect, Send
 from tessera_coordinator.core.nodes import Node, Roster
 from tessera_coordinator.core.silence import Pace
 
+MOST_STACKS = 8
+
 
 @dataclass(frozen=True)
 class HangLimits:
@@ -45,6 +47,9 @@ class Hang:
     """The same for the same cause, as far as can be seen."""
     node: str | None
     """Where a rank differs from the others."""
+    rank: int | None = None
+    stacks: str = ""
+    """What ranks said that they were doing, those that differ first, and the ends of their logs."""
 
 
 class Hangs:
@@ -131,11 +136,19 @@ def _verdict(seconds: float, members: list[Node], seen: dict[str, tuple[RankSeen
     ranks = sorted(((rank, name) for name, said in seen.items() for rank in said), key=lambda one: one[0].rank)
     differ = _different(ranks)
     if not differ:
-        return Hang(f"{words}; no rank differs from the others", f"hang in phase {phase.value}", None)
+        place = f"hang in phase {phase.value}"
+        return Hang(f"{words}; no rank differs from the others", place, None, stacks=_stacks(ranks))
     first, node = differ[0]
     said = "; ".join(f"rank {rank.rank} on {name} is {rank.state}{_place(rank)}" for rank, name in differ[:4])
     more = f", and {len(differ) - 4} more" if len(differ) > 4 else ""
-    return Hang(f"{words}: {said}{more}, while others wait"[:2000], f"hang{_place(first)}", node)
+    others = [one for one in ranks if one not in differ]
+    told = f"{words}: {said}{more}, while others wait"[:2000]
+    return Hang(told, f"hang{_place(first)}", node, first.rank, _stacks([*differ, *others]))
+
+
+def _stacks(ranks: list[tuple[RankSeen, str]]) -> str:
+    told = [f"rank {rank.rank} on {name}, {rank.state}{_place(rank)}\n{rank.stack}\n{rank.log}" for rank, name in ranks]
+    return "\n".join(told[:MOST_STACKS])
 
 
 def _different(ranks: list[tuple[RankSeen, str]]) -> list[tuple[RankSeen, str]]:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable
 
-from tessera_api.incident import Incident
+from tessera_api.failure import FailureClass
+from tessera_api.incident import Finding, Incident
+from tessera_coordinator.core.causes import Evidence
+from tessera_coordinator.core.ladder import Ruling
 
 RECENT = 20
+MOST_FINDINGS = 64
+MOST_BYTES = 128 << 10
+"""Of words, logs and stacks in one bundle: a line of the journal has to hold them."""
 
 
 class Incidents:
@@ -16,6 +24,8 @@ class Incidents:
         self._count = known
         self._open: list[Incident] = []
         self.steps_lost = 0
+        self.classes: Counter[FailureClass] = Counter()
+        """How many there were of each class, those that are judged."""
         self._recent: dict[int, Incident] = {}
 
     def begin(self, cause: str, nodes: tuple[str, ...], generation: int, highest: int, now: float) -> Incident:
@@ -39,6 +49,7 @@ class Incidents:
         incidents = cls(max((incident.number for incident in known), default=0))
         for incident in known:
             incidents.steps_lost += incident.steps_lost or 0
+            incidents.classes.update([incident.failure] if incident.failure is not None else [])
             incidents._remember([incident])
             if incident.passed_highest is None:
                 incidents._open.append(incident)
@@ -48,6 +59,21 @@ class Incidents:
     def count(self) -> int:
         """How many there were."""
         return self._count
+
+    def judged(self, generation: int, ruling: Ruling) -> list[Incident]:
+        """It is known what the generation ended of. Returns the incidents that changed."""
+        cause = ruling.cause
+        said = {
+            "failure": cause.failure,
+            "place": cause.place[:300],
+            "node": cause.node,
+            "rank": cause.rank,
+            "action": ruling.rung,
+            "words": cause.words[:2000],
+        }
+        changed = self._update(lambda i: i.model_copy(update=said) if i.generation_before == generation else i)
+        self.classes.update(cause.failure for _ in changed)
+        return changed
 
     def opened(self, generation: int, now: float) -> list[Incident]:
         """A newer generation is open. Returns the incidents that changed."""
@@ -86,3 +112,33 @@ class Incidents:
     def recent(self) -> tuple[Incident, ...]:
         """The newest ones, open or not, in order."""
         return tuple(self._recent[number] for number in sorted(self._recent))
+
+
+def findings_of(evidence: Iterable[Evidence], past: float) -> tuple[Finding, ...]:
+    """The bundle of an incident, in order of time. `past`: Unix seconds at which the evidence's clock began."""
+    found, room = list[Finding](), MOST_BYTES
+    for seen in sorted(evidence, key=lambda seen: seen.at)[:MOST_FINDINGS]:
+        words, log = _cut(seen.words, min(room, 2000)), _cut(seen.log, room - 2000)
+        room -= _bytes(words) + _bytes(log)
+        found.append(
+            Finding(
+                kind=seen.sign.value,
+                time=round(seen.at + past, 3),
+                node=seen.node,
+                rank=seen.rank,
+                place=seen.place[:300],
+                words=words,
+                log=log,
+            )
+        )
+    return tuple(found)
+
+
+def _bytes(text: str) -> int:
+    return len(json.dumps(text))
+
+
+def _cut(text: str, room: int) -> str:
+    while text and _bytes(text) > room:
+        text = text[: len(text) // 2]
+    return text

@@ -14,25 +14,29 @@ from __future__ import annotations
 from tessera_api.exit_codes import ExitCode
 from tessera_api.journal import EventName
 from tessera_api.log import Open
-from tessera_api.messages import Beat, Hello, Join, Phase, Restart, Trouble, TroubleKind
+from tessera_api.messages import Beat, Hello, Join, Phase
 from tessera_api.orders import Reaped, Size
-from tessera_coordinator.core.effects import Announce, Close, Complete, Effect, Fail, GenerationOver, Resized, Send
-from tessera_coordinator.core.endings import Endings
+from tessera_api.trouble import Trouble, TroubleKind
+from tessera_coordinator.core.effects import Announce, Close, Complete, Effect, GenerationOver, Resized, Send
 from tessera_coordinator.core.formation import Wanted, change, draft
 from tessera_coordinator.core.hang import HangLimits, Hangs
+from tessera_coordinator.core.judging import Judge
+from tessera_coordinator.core.ladder import Ladder
 from tessera_coordinator.core.nodes import Node, Roster
 from tessera_coordinator.core.offers import answered, holds, stands
 from tessera_coordinator.core.parking import Parking
 from tessera_coordinator.core.silence import Limits, Pace
 from tessera_coordinator.core.state import State
 from tessera_coordinator.core.watch import Situation, Watch
-from tessera_coordinator.core.words import assign, farewell, redo
+from tessera_coordinator.core.words import again, assign, farewell, redo
 
 
 class Membership:
     """See the module."""
 
-    def __init__(self, wanted: Wanted, limits: Limits, now: float, hang: HangLimits | None = None) -> None:
+    def __init__(
+        self, wanted: Wanted, limits: Limits, now: float, hang: HangLimits | None = None, ladder: Ladder | None = None
+    ) -> None:
         self.wanted, self.limits = wanted, limits
         self.roster = Roster()
         self.state = State.FORMING
@@ -41,22 +45,19 @@ class Membership:
         self.pace = Pace()
         self.best_step = -1
         self._since = now  # when the present state began
-        self._endings = Endings()
+        self.judge = Judge(ladder or Ladder())
         self.parking = Parking()
         self._ending = False
         self.watch = Watch(self.roster, limits, now)
         self.hangs = Hangs(hang or HangLimits())
         self.closing: Close | None = None
-        self._refused: set[str] = set()
 
     def adopt(self, generation: Open, committed: int, now: float) -> list[Effect]:
         """A restarted coordinator goes on with what stands open in the log, and with its newest commit."""
         self.generation, self.state, self._since = generation, State.OPEN, now
         self.hangs.begun(now)
         self.parking.generation_began(committed)
-        for member in generation.members:
-            node = self.roster.add(member.node, member.incarnation, None, now)
-            node.processes, node.closed, node.return_within = member.processes, now, self.limits.found_again_within
+        self.roster.adopt(generation, self.limits.found_again_within, now)
         return [self._event(EventName.GENERATION_ADOPTED, f"waiting for {', '.join(generation.names())}")]
 
     # ---- what agents say ----------------------------------------------------------------------------------------
@@ -64,8 +65,9 @@ class Membership:
     def hello(self, hello: Hello, now: float) -> list[Effect]:
         """An agent opened a stream."""
         self._restart_clocks(self.watch.heard(now), now)
-        effects: list[Effect] = []
-        node = self.roster.get(hello.node)
+        if gone := self.judge.dismissed(hello.node):
+            return gone
+        node, effects = self.roster.get(hello.node), list[Effect]()
         if node is not None and node.incarnation != hello.incarnation:
             effects += self._lose({node.name: "another process took its name"}, now)
             node = None
@@ -86,7 +88,7 @@ class Membership:
         if held is None:
             return []
         if self.generation is None or self.state is not State.OPEN or not holds(held, self.generation):
-            return [Send(node.name, Restart(generation=held.generation, reason="a newer generation stands in the log"))]
+            return [again(node, held.generation, "a newer generation stands in the log")]
         if held.collective_error and node.collective_error is None:
             node.collective_error = now
         if held.finished:
@@ -108,7 +110,7 @@ class Membership:
         if beat.generation == 0:
             return []
         if not self._is_open(beat.generation):
-            return [Send(name, Restart(generation=beat.generation, reason="this generation is over"))]
+            return [again(node, beat.generation, "this generation is over")]
         node.told = now
         self.hangs.beat(name, beat, now)
         effects = []
@@ -132,6 +134,7 @@ class Membership:
         if self.generation is not None and self.state is State.OPEN and self._member(name):
             if answered(node, join, self.generation):
                 return self._assign(node, self.generation, join, now)
+            self.judge.quiet(name, now)
             return self._break(f"{name}: its workers ended", (name,), now) + self._form(now)
         return self._form(now)
 
@@ -149,18 +152,18 @@ class Membership:
 
     def trouble(self, name: str, trouble: Trouble, now: float) -> list[Effect]:
         """A trainer failed. Its agent will join again; a collective error says that somebody else is gone."""
-        node = self.roster.get(name)
-        if node is None or not self._is_open(trouble.generation):
+        node, held = self.roster.get(name), self.generation
+        if node is None or held is None or held.generation != trouble.generation or self.state is State.CLOSED:
             return []
         node.heard = now
-        if trouble.what is TroubleKind.COLLECTIVE:
-            known, node.collective_error = node.collective_error is not None, node.collective_error or now
-            event = self._event(EventName.COLLECTIVE_ERROR, trouble.message, name)
-            return ([] if known else [event]) + self._look(now)
-        if trouble.place and trouble.what is not TroubleKind.STORAGE:
-            self._endings.failed(trouble.place, self.pace.highest)
-        text = f"rank {trouble.rank}: {trouble.what.value}: {trouble.place}: {trouble.message}"
-        return [self._event(EventName.WORKER_FAILED, text[:2000], name)]
+        self.judge.trouble(name, trouble, now)
+        if trouble.what is not TroubleKind.COLLECTIVE:
+            return [self._event(EventName.WORKER_FAILED, trouble.in_words(), name)]
+        if self.state is not State.OPEN:
+            return []
+        known, node.collective_error = node.collective_error is not None, node.collective_error or now
+        event = self._event(EventName.COLLECTIVE_ERROR, trouble.message, name)
+        return ([] if known else [event]) + self._look(now)
 
     def phase(self, generation: int, phase: Phase, step: int, now: float) -> list[Effect]:
         """Rank 0 declared a phase."""
@@ -187,6 +190,8 @@ class Membership:
 
     def rewound(self, generation: int, why: str, now: float) -> list[Effect]:
         """The log says that training goes back: the open generation computes what no longer counts."""
+        if self._is_open(generation):
+            self.judge.rewound(why, now)
         return self._break(why, (), now) + self._form(now) if self._is_open(generation) else []
 
     def finished(self, name: str, generation: int, now: float) -> list[Effect]:
@@ -213,6 +218,7 @@ class Membership:
         member = self._member(name) and self.state is State.OPEN
         self.roster.drop(name)
         effects: list[Effect] = [self._event(EventName.NODE_LEFT, reason, name)]
+        self.judge.left(name, self.generation, reason, now)
         if member:
             effects += self._break(f"{name} left: {reason}", (name,), now)
         return effects + self._form(now)
@@ -253,7 +259,7 @@ class Membership:
             return [self._event(EventName.SELF_DOUBT, message, numbers={"seconds": gap})]
         if self.state is State.CLOSED or self._ending:
             return []
-        return self._look(now) + self._hung(now) + self._change(now) + self._form(now) + self._overdue(now)
+        return self._look(now) + self._hung(now) + self._change(now) + self._form(now) + self.parking.overdue(now)
 
     def _restart_clocks(self, gap: float, now: float) -> None:
         """The coordinator was asleep or deaf for `gap` seconds, which count for nothing."""
@@ -278,13 +284,14 @@ class Membership:
         asked, hang = self.hangs.look(self.generation, self.roster, self.pace, now)
         if hang is None:
             return asked
-        self._endings.failed(hang.place, self.pace.highest)
+        self.judge.hang(hang, now)
         return [self._event(EventName.HANG, hang.words, hang.node), *self._break(hang.words, (), now), *self._form(now)]
 
     def _lose(self, lost: dict[str, str], now: float) -> list[Effect]:
         effects: list[Effect] = []
         inside = tuple(name for name in lost if self._member(name) and self.state is State.OPEN)
         for name, why in lost.items():
+            self.judge.lost(self.roster.get(name), self.generation, why)
             self.roster.drop(name)
             effects.append(self._event(EventName.NODE_LOST, why, name))
         if inside:
@@ -307,18 +314,13 @@ class Membership:
         """The open generation is over; its members stop their workers and join again."""
         assert self.generation is not None
         number = self.generation.generation
-        remedy = self._endings.over(self.pace.highest)
+        self.judge.ends(self.generation, self.pace.highest, planned)
         over = self._event(EventName.GENERATION_OVER, cause, numbers={"highest_step": float(self.pace.highest)})
         effects: list[Effect] = [over, GenerationOver(number, cause, nodes, planned)]
         for node in filter(None, self._members()):
-            if node.finished == number:
-                effects.append(redo(node, number))
-            elif node.join is None:
-                effects.append(Send(node.name, Restart(generation=number, reason=cause[:2000])))
+            if node.finished == number or node.join is None:
+                effects.append(redo(node, number) if node.finished == number else again(node, number, cause))
         self.state, self._since = State.FORMING, now
-        if remedy is not None:
-            self._ending = True
-            return [*effects, Fail(remedy)]
         if self.parking.order is not None and self.parking.stopping:
             reason = f"stopped: {self.parking.order.reason}; the last commit stands"
             return [*effects, Close(reason, ExitCode.STOPPED)]
@@ -328,13 +330,15 @@ class Membership:
         """Open the next generation if it can be made."""
         if self.state is not State.FORMING or self.parking.stopping or self._ending or self.closing is not None:
             return []
-        if now - self._since < self._endings.pause_s:
-            return []
-        plan = draft(self.roster.all(), self.generation, self.wanted, self.limits, now - self._since)
-        news = {name: why for name, why in plan.refused.items() if name not in self._refused}
-        self._refused |= news.keys()
-        effects: list[Effect] = [self._event(EventName.NOTE, why, name) for name, why in news.items()]
+        nodes = self.judge.candidates(self.roster, now)
+        plan = draft(nodes, self.generation, self.wanted, self.limits, now - self._since)
+        effects: list[Effect] = [self._event(EventName.NOTE, why, n) for n, why in self.judge.news(plan.refused)]
         if plan.opening is None:
+            return effects
+        if ruled := self.judge.rule(self.roster, now):
+            self._ending = self._ending or self.judge.ended
+            return [*effects, *ruled, *self._form(now)]
+        if now - self._since < self.judge.pause_s:
             return effects
         self.state = State.OPENING
         return [*effects, plan.opening]
@@ -345,13 +349,13 @@ class Membership:
         self.pace = Pace()
         self.hangs.begun(now)
         self.parking.generation_began(generation.resume.step if generation.resume else -1)
-        self._endings.begun(self.best_step)
+        self.judge.began(self.best_step)
         effects: list[Effect] = [self._event(EventName.GENERATION_OPENED, f"{', '.join(generation.names())}")]
         missing = tuple(m.node for m in generation.members if not stands(self.roster.get(m.node), m, generation))
         if missing or self.parking.stopping:
             return effects + self._break("lost while the generation was opened", missing, now) + self._form(now)
-        for node in self._members():
-            if node is not None and node.join is not None:
+        for node in filter(None, self._members()):
+            if node.join is not None:
                 node.collective_error, node.finished = None, 0
                 effects += self._assign(node, generation, node.join, now)
         return effects
@@ -380,10 +384,6 @@ class Membership:
             return []
         self.wanted = wanted
         return [self._event(EventName.NOTE, wanted.words()), Resized(size.count, size.min), *self._form(now)]
-
-    def _overdue(self, now: float) -> list[Effect]:
-        words = None if self.closing is not None else self.parking.failed(now)
-        return [Close(words, ExitCode.STOPPED)] if words else []
 
     def close(self, reason: str, exit_code: ExitCode) -> list[Effect]:
         """It is over: everybody is told, now and whenever they ask."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tessera_api.log import Open
 from tessera_api.messages import Hello, Join, Phase, Processes
 
 
@@ -72,6 +73,12 @@ class Roster:
         node = Node(name, incarnation, host, processes, self._arrivals, now)
         self._nodes[name] = node
         return node
+
+    def adopt(self, generation: Open, return_within: float, now: float) -> None:
+        """The members of a generation of which a restarted coordinator has heard nothing yet."""
+        for member in generation.members:
+            node = self.add(member.node, member.incarnation, None, now)
+            node.processes, node.closed, node.return_within = member.processes, now, return_within
 
     def drop(self, name: str) -> None:
         """The node is no longer counted."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tessera_api.exit_codes import ExitCode
 from tessera_api.messages import StopOrder
+from tessera_coordinator.core.effects import Close, Effect
 
 
 @dataclass(frozen=True)
@@ -74,21 +76,18 @@ class Parking:
         coordinator that is gone, or a change that was no longer waited for."""
         return 0 <= self._parked <= self._committed
 
-    def overdue(self, now: float) -> bool:
-        """The deadline has passed."""
-        return self.order is not None and self.order.left(now) == 0.0
-
     def message(self, generation: int, now: float) -> StopOrder | None:
         """The order in force, for the trainers of `generation`."""
         if self.order is None:
             return None
         return StopOrder(generation=generation, reason=self.order.reason, deadline_seconds=self.order.left(now))
 
-    def failed(self, now: float) -> str | None:
+    def overdue(self, now: float) -> list[Effect]:
         """How the run ends whose order to stop was not obeyed in time; a change that was not is forgotten."""
-        if self.order is None or not self.overdue(now):
-            return None
+        if self.order is None or self.order.left(now) > 0.0:
+            return []
         if self.order.stops_run:
-            return f"stopped: {self.order.reason}; not committed in time, the last commit stands"
+            words = f"stopped: {self.order.reason}; not committed in time, the last commit stands"
+            return [Close(words, ExitCode.STOPPED)]
         self.order = None
-        return None
+        return []

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from tessera_api.incident import Incident
 from tessera_api.journal import StepLine
+from tessera_api.run_directory import evidence_name
 from tessera_api.times import span, stamp
 from tessera_api.training_run_status import RunPhase, TrainingRunStatus
 
@@ -71,10 +72,17 @@ def status(seen: Seen) -> TrainingRunStatus:
 def _incident(incident: Incident) -> dict[str, object]:
     shown: dict[str, object] = {
         "number": incident.number,
-        "cause": incident.cause[:300],
+        "cause": (incident.words or incident.cause)[:300],
         "nodes": list(dict.fromkeys(incident.nodes))[:8],
         "detected": stamp(incident.detected),
     }
+    if incident.failure is not None:
+        shown["failure"], shown["action"] = incident.failure, incident.action
+        shown["evidence"] = evidence_name(incident.number)
+    if incident.node is not None:
+        shown["node"] = incident.node
+    if incident.rank is not None:
+        shown["rank"] = incident.rank
     if incident.next_step is not None:
         shown["recoverySeconds"] = f"{max(0.0, incident.next_step - incident.detected):.2f}"
     if incident.steps_lost is not None:

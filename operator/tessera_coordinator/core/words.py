@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tessera_api.exit_codes import ExitCode
 from tessera_api.log import Open
-from tessera_api.messages import Assign, Closed, Join, Verdict, VerdictWord
+from tessera_api.messages import Assign, Closed, Join, Restart, Verdict, VerdictWord
 from tessera_coordinator.core.effects import Close, Send
 from tessera_coordinator.core.nodes import Node
 
@@ -12,6 +12,11 @@ from tessera_coordinator.core.nodes import Node
 def assign(node: Node, generation: Open, join: Join) -> Send:
     """You are in this generation."""
     return Send(node.name, Assign(open=generation, join=join.sequence))
+
+
+def again(node: Node, generation: int, reason: str) -> Send:
+    """That generation is over for you: stop your workers and join again."""
+    return Send(node.name, Restart(generation=generation, reason=reason[:2000]))
 
 
 def redo(node: Node, generation: int) -> Send:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from tessera_api.exit_codes import ExitCode
 from tessera_api.times import seconds_of, stamp
 from tessera_api.training_run_status import NodeLosses
 from tessera_operator import names
@@ -67,7 +68,9 @@ def losses(view: View, given_up: Iterable[Pod]) -> dict[str, NodeLosses]:
         blamed = lost(view, pod) or (pod.over and pod.exit_code not in (None, 0) and not pod.out_of_memory)
         if pod.role == names.WORKER and pod.node is not None and not pod.deleting and blamed:
             before = counted[pod.node].count if pod.node in counted else 0
-            counted[pod.node] = NodeLosses(node=pod.node, count=min(before + 1, 1000), last=stamp(view.now))
+            # A node that the run itself has sent away had failed it again and again already.
+            more = AGAIN_AND_AGAIN if pod.exit_code == ExitCode.REPLACED else 1
+            counted[pod.node] = NodeLosses(node=pod.node, count=min(before + more, 1000), last=stamp(view.now))
     return dict(sorted(counted.items(), key=lambda item: item[1].last)[-MOST_KEPT:])
 
 

@@ -2,6 +2,7 @@
 
 It meets Tessera through `tessera_run` alone. Its "weight" after step s is the sum of 1..s, so that any wrong resume
 shows. Environment: TINY_STEPS, TINY_STEP_SECONDS, TINY_EVERY (steps per checkpoint), TINY_FAIL_AT (raise there),
+TINY_FAIL_ON (on that node alone),
 TINY_PRIVATE (folder for evidence), TINY_HOG (a file: the last rank of the generation in which it appears takes it
 away, and computes for ever with the interpreter's lock held).
 """
@@ -25,6 +26,7 @@ STEPS = int(os.environ.get("TINY_STEPS", "100"))
 STEP_SECONDS = float(os.environ.get("TINY_STEP_SECONDS", "0.05"))
 EVERY = int(os.environ.get("TINY_EVERY", "10"))
 FAIL_AT = int(os.environ.get("TINY_FAIL_AT", "-1"))
+FAIL_ON = os.environ.get("TINY_FAIL_ON", "")
 HOG = Path(os.environ["TINY_HOG"]) if "TINY_HOG" in os.environ else None
 ROOT = Path(os.environ["TESSERA_RUN_DIRECTORY"])
 
@@ -55,7 +57,7 @@ def main() -> None:
 
 def train_step(run: tessera_run.Run, step: int, weight: float) -> tuple[int, float]:
     step += 1
-    if step == FAIL_AT:
+    if step == FAIL_AT and FAIL_ON in ("", os.environ["TESSERA_NODE"]):
         raise ValueError(f"step {step} cannot be done")
     if HOG is not None and run.rank == run.world_size - 1 and HOG.exists():
         HOG.unlink()
