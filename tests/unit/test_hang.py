@@ -252,12 +252,13 @@ def test_hangs_at_one_line_are_answered_by_a_proof_then_by_another_node_and_end_
     assert world.members() == NODES
     hangs_at(world, NODES, "mine.py:7 spin")
     assert world.members() == ("n0", "n2", "s0")
-    hangs_at(world, ("n0", "n2", "s0"), "mine.py:7 spin")
+    for _ in range(2):
+        hangs_at(world, ("n0", "n2", "s0"), "mine.py:7 spin")
 
     (failed,) = [effect for effect in world.others if isinstance(effect, Fail)]
     assert "hang at mine.py:7 spin" in failed.message
     judged = [effect.ruling for effect in world.others if isinstance(effect, Judged)]
-    assert [ruling.rung for ruling in judged] == [Rung.RE_FORM, Rung.REPLACE, Rung.END]
+    assert [ruling.rung for ruling in judged] == [Rung.RE_FORM, Rung.REPLACE, Rung.RESTART, Rung.END]
 
 
 def test_what_the_ranks_were_doing_is_kept_with_the_hang() -> None:

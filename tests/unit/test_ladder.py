@@ -16,9 +16,10 @@ LOST = FailureClass.LOST_NODE
 NAMED = [Rung.RESTART, Rung.RE_FORM, Rung.REPLACE, Rung.ELSEWHERE, Rung.ELSEWHERE, Rung.END]
 
 
-def cause(failure: FailureClass, place: str = "", node: str | None = "node-0") -> Cause:
-    """A failure of that class, met at that place on that node."""
-    return Cause(failure, place, node, 0, "broken", nodes=frozenset([node] if node else []))
+def cause(failure: FailureClass, place: str = "", node: str | None = "node-0", rank: int = 0) -> Cause:
+    """A failure of that class, met at that place on that node by that rank."""
+    nodes, ranks = (frozenset([node]), frozenset([rank])) if node else (frozenset[str](), frozenset[int]())
+    return Cause(failure, place, node, rank, "broken", nodes=nodes, ranks=ranks)
 
 
 def climbed(ladder: Ladder, *ends: tuple[Cause, int]) -> list[Ruling]:
@@ -62,6 +63,22 @@ def test_the_users_error_ends_the_run_the_third_time() -> None:
 
     assert [ruling.rung for ruling in told] == [Rung.RESTART, Rung.RESTART, Rung.END]
     assert "train.py:3 KeyError" in told[-1].remedy
+
+
+def test_what_comes_back_after_other_steps_is_tried_longer() -> None:
+    leaks = [(A, 50 - number) for number in range(9)]
+
+    told = rungs(*leaks)
+
+    assert told == [*NAMED[:3], *[Rung.ELSEWHERE] * 4, Rung.END, Rung.END]
+
+
+def test_failures_at_one_line_that_have_no_node_and_no_rank_in_common_may_be_chance() -> None:
+    apart = [(cause(CRASH, "a", f"node-{number}", number), 9) for number in range(16)]
+
+    told = rungs(*apart)
+
+    assert told == [*[Rung.RESTART] * 15, Rung.END]
 
 
 def test_a_permanent_one_ends_it_at_once() -> None:

@@ -57,6 +57,8 @@ class Cause:
     permanent: bool = False
     nodes: frozenset[str] = frozenset()
     """Where the same place was met in this generation."""
+    ranks: frozenset[int] = frozenset()
+    """By which ranks."""
 
 
 @dataclass
@@ -70,19 +72,20 @@ class Case:
         if len(self.evidence) < MOST_EVIDENCE and seen not in self.evidence:
             self.evidence.append(seen)
 
-    def cause(self, ranks: int, stepped: bool) -> Cause | None:
-        """`ranks`: the generation's world size; `stepped`: whether it completed a step. None: nothing was seen."""
+    def cause(self, world: int, stepped: bool) -> Cause | None:
+        """`world`: the generation's world size; `stepped`: whether it completed a step. None: nothing was seen."""
         first = first_of(self.evidence)
         if first is None:
             return None
         same = [seen for seen in self.evidence if first.place and seen.place == first.place]
         row, failure = first.row, first.row.failure
-        if failure is FailureClass.WORKER_CRASH and not stepped and 2 * len({seen.rank for seen in same}) >= ranks:
+        if failure is FailureClass.WORKER_CRASH and not stepped and 2 * len({seen.rank for seen in same}) >= world:
             failure = FailureClass.USER_ERROR
         nodes = frozenset(seen.node for seen in same if seen.node)
         broken = first.sign is Sign.COLLECTIVE  # who says so is not the one that broke it
         node, rank = (None, None) if broken else (first.node, first.rank)
-        return Cause(failure, first.place, node, rank, first.words, row.permanent, nodes)
+        ranks = frozenset(seen.rank for seen in same if seen.rank is not None)
+        return Cause(failure, first.place, node, rank, first.words, row.permanent, nodes, ranks)
 
 
 def first_of(evidence: Iterable[Evidence]) -> Evidence | None:

@@ -1,8 +1,10 @@
 """The ladder: what is done about a generation's end, by how often the same cause came back, and how long is waited
 before the next try. Pure; which rungs a class has: `failures.POLICIES`.
 
-Counted are generations that ended of the same cause (class and place) without a step beyond the best before. What must
-stay true: a run that makes progress is never ended, and neither is one that infrastructure alone has stopped.
+Counted are generations that ended of the same cause (place, and node or rank) without a step beyond the best before.
+What must stay true: a run that makes progress is never ended, and neither is one that infrastructure alone has stopped,
+or that has bad luck: on thousands of GPUs two failures at one line, one soon after the other, are nothing rare
+(`benchmarks/no_progress.py`).
 """
 
 from __future__ import annotations
@@ -18,6 +20,11 @@ from tessera_coordinator.core.failures import POLICIES, counts
 AT_ONCE = 2
 """So many generations in a row may end without a step and be followed at once: a loss in a start is nothing rare."""
 LONGEST_PAUSE_SECONDS = 60.0
+NO_CHANCE = 8
+"""So many related failures in a row are the program's, whatever step they come after (memory that leaks, for one)."""
+NO_CHANCE_ANYWHERE = 16
+"""The same of failures at one place that have neither node nor rank in common."""
+_OF_PROGRAMS = (FailureClass.WORKER_CRASH, FailureClass.HANG)
 
 
 @dataclass(frozen=True)
@@ -32,16 +39,37 @@ class Ruling:
     """Where the run ends."""
 
 
+@dataclass(frozen=True)
+class _Streak:
+    """Failures in a row at one place, none of them with a new best step."""
+
+    cause: Cause
+    step: int
+    """The highest that the last of them made; -1: none."""
+    met: int = 1
+    """How many there were."""
+    related: int = 1
+    """How many of the last met the same node or rank, so that it is hardly chance."""
+    same: int = 1
+    """How many of them ended after the same step: what is wrong comes back with the data, or with the start."""
+    nodes: frozenset[str] = frozenset()
+    """Where the related ones were met."""
+
+    def followed(self, cause: Cause, step: int) -> _Streak:
+        """By another one."""
+        apart = not (cause.nodes & self.cause.nodes or cause.ranks & self.cause.ranks)
+        if apart and (cause.nodes or self.cause.nodes):
+            return _Streak(cause, step, self.met + 1, nodes=cause.nodes)
+        same = self.same + 1 if step == self.step else 1
+        return _Streak(cause, step, self.met + 1, self.related + 1, same, self.nodes | cause.nodes)
+
+
 class Ladder:
     """See the module. `jitter`, a number between 0 and 1: many runs that wait for one thing come at other times."""
 
     def __init__(self, jitter: Callable[[], float] = lambda: 1.0) -> None:
         self._jitter = jitter
-        self._place = ""
-        self._failure: FailureClass | None = None
-        self._count = 0
-        self._nodes: frozenset[str] = frozenset()
-        """Where the cause was met."""
+        self._streak: _Streak | None = None
         self._fruitless = 0
         """Generations in a row that ended without any step."""
         self.pause_s = 0.0
@@ -54,9 +82,9 @@ class Ladder:
         for known in incidents:
             if known.failure is not None:
                 nodes = frozenset([known.node] if known.node else [])
-                ladder.climb(
-                    Cause(known.failure, known.place, known.node, nodes=nodes), known.highest_step_before, best
-                )
+                ranks = frozenset([known.rank] if known.rank is not None else [])
+                cause = Cause(known.failure, known.place, known.node, nodes=nodes, ranks=ranks)
+                ladder.climb(cause, known.highest_step_before, best)
             best = max(best, known.highest_step_before)
         return ladder
 
@@ -69,27 +97,38 @@ class Ladder:
 
     def climb(self, cause: Cause, highest_step: int, best_before: int) -> Ruling:
         """What is to be done. `best_before`: the highest step that any generation before it had reached."""
-        if highest_step > best_before or not counts(cause.failure) or not cause.place:
-            self._count, self._place, self._nodes = 0, "", frozenset()
+        before = self._streak if highest_step <= best_before else None
         if not counts(cause.failure) or not cause.place:
+            self._streak = None
             return Ruling(cause, _possible(POLICIES[cause.failure].rungs[0], cause), 0)
-        if cause.place != self._place:
-            self._count, self._nodes = 0, frozenset()
-        came_back = self._count > 0
-        self._count, self._place = self._count + 1, cause.place
-        cause = self._again(cause) if came_back else cause
-        self._failure, self._nodes = cause.failure, self._nodes | cause.nodes
-        policy = POLICIES[cause.failure]
-        rung = Rung.END if cause.permanent else _possible(policy.rung(self._count), cause)
-        return Ruling(cause, rung, self._count, _last_words(cause, self._count) if rung is Rung.END else "")
+        if before is None or before.cause.place != cause.place:
+            streak = _Streak(cause, highest_step, nodes=cause.nodes)
+        else:
+            streak = before.followed(cause, highest_step)
+        cause = _seen_again(before.cause if before is not None else None, streak)
+        self._streak = replace(streak, cause=cause)
+        rung = _possible(_rung(streak, cause), cause)
+        return Ruling(cause, rung, streak.related, _last_words(cause, streak.met) if rung is Rung.END else "")
 
-    def _again(self, cause: Cause) -> Cause:
-        """What repeats on another node is the program's."""
-        elsewhere = len(cause.nodes | self._nodes) > 1
-        known = self._failure is FailureClass.USER_ERROR
-        if cause.failure in (FailureClass.WORKER_CRASH, FailureClass.HANG) and (elsewhere or known):
-            return replace(cause, failure=FailureClass.USER_ERROR)
-        return cause
+
+def _rung(streak: _Streak, cause: Cause) -> Rung:
+    """The next one; the end only where the same thing comes back after the same step, or no chance can do so."""
+    policy = POLICIES[cause.failure]
+    if cause.permanent or streak.met >= NO_CHANCE_ANYWHERE:
+        return Rung.END
+    rung = policy.rung(streak.related)
+    if rung is Rung.END and streak.same < (policy.tries or 0) and streak.related < NO_CHANCE:
+        return policy.rungs[-1]
+    return rung
+
+
+def _seen_again(before: Cause | None, streak: _Streak) -> Cause:
+    """What repeats on another node is the program's."""
+    cause = streak.cause
+    known = before is not None and before.failure is FailureClass.USER_ERROR
+    if streak.related > 1 and cause.failure in _OF_PROGRAMS and (len(streak.nodes) > 1 or known):
+        return replace(cause, failure=FailureClass.USER_ERROR)
+    return cause
 
 
 def _possible(rung: Rung, cause: Cause) -> Rung:
