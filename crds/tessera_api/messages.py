@@ -18,7 +18,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from tessera_api.inspection import Inspect, Inspected, Prove
 from tessera_api.log import MAX_NODES, Member, Open, StoreAddress, StoredObject
-from tessera_api.orders import Places, Reaped, Size, StatusQuestion, StopRun
+from tessera_api.orders import Places, Reaped, Size, StatusQuestion, StopRun, Warnings
 from tessera_api.record import Count, Name, Record, Text
 from tessera_api.trouble import Trouble
 
@@ -341,6 +341,7 @@ FromAgent = (
     | StopRun
     | Size
     | Places
+    | Warnings
     | Reaped
     | Inspected
     | StatusQuestion

@@ -47,6 +47,24 @@ class Places(Record):
     places: Annotated[tuple[Place, ...], Field(max_length=MAX_NODES)]
 
 
+class WarnedNode(Record):
+    """A node whose machine is about to end, or has sick devices."""
+
+    node: Name
+    reason: Text
+    within_seconds: Annotated[float, Field(ge=0, le=86_400)]
+    """So long it may be used still."""
+    sick: bool = False
+
+
+class Warnings(Record):
+    """The nodes that are to hand over, where the others are enough, before they end or fail; all that there are: one
+    that is not named any more is as good as any other."""
+
+    kind: Literal["warnings"] = "warnings"
+    nodes: Annotated[tuple[WarnedNode, ...], Field(max_length=MAX_NODES)]
+
+
 class Reaped(Record):
     """The supervisor of a node's process has seen it end: a second source, so the node need not be waited for."""
 

@@ -19,7 +19,7 @@ from itertools import cycle
 
 from tessera_api.keys import Ring
 from tessera_api.messages import Closed, FromCoordinator, Hello, Role, Standby, StatusAnswer, Welcome, understood
-from tessera_api.orders import Places, Reaped, Size, StatusQuestion, StopRun
+from tessera_api.orders import Places, Reaped, Size, StatusQuestion, StopRun, Warnings
 from tessera_api.stream import MessageStream, StreamClosed, dial
 
 logger = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ class ControllerClient:
         """The highest that a coordinator has welcomed us with: an older one is passed over."""
         self._incarnation = secrets.token_hex(8)
         self._question_seconds = question_seconds
-        self._standing: dict[str, Size | Places] = {}
+        self._standing: dict[str, Size | Places | Warnings] = {}
         """The newest order of each kind that replaces the one before."""
         self.takes: tuple[str, ...] = ()
         """Kinds of orders that the coordinator takes and that older versions do not."""
@@ -124,20 +124,20 @@ class ControllerClient:
             self._stop = order
             self._tell(order)
 
-    def order(self, order: Size | Places) -> None:
-        """Another number of nodes, other places of theirs; the newest of its kind stands."""
+    def order(self, order: Size | Places | Warnings) -> None:
+        """Another number of nodes, their places, those that had better not be used; the newest of its kind stands."""
         if order != self._standing.get(order.kind):
             self._standing[order.kind] = order
             if order.kind in self.takes:
                 self._tell(order)
 
-    def _orders(self) -> list[Reaped | StopRun | Size | Places]:
+    def _orders(self) -> list[Reaped | StopRun | Size | Places | Warnings]:
         """All that stand, for a new stream."""
         stop = [] if self._stop is None else [self._stop]
         standing = [order for order in self._standing.values() if order.kind in self.takes]
         return [*self._reaped, *standing, *stop]
 
-    def _tell(self, order: Reaped | StopRun | Size | Places | StatusQuestion) -> None:
+    def _tell(self, order: Reaped | StopRun | Size | Places | Warnings | StatusQuestion) -> None:
         if self._stream is not None:
             with suppress(StreamClosed):  # the reading side notices, and the order is told again on the next stream
                 self._stream.send(order)

@@ -31,6 +31,7 @@ from tessera_api.messages import (
     StatusAnswer,
     Steps,
 )
+from tessera_api.orders import Places, Size, Warnings
 from tessera_api.trouble import Trouble
 from tessera_coordinator.accounts import Accounts
 from tessera_coordinator.checkpoints import Checkpoints, Fate, Outcomes
@@ -49,7 +50,7 @@ from tessera_coordinator.core.effects import (
 )
 from tessera_coordinator.core.history import History
 from tessera_coordinator.core.membership import Membership
-from tessera_coordinator.core.notice import noticed
+from tessera_coordinator.core.notice import noticed, warned
 from tessera_coordinator.core.state import State
 from tessera_coordinator.corrections import Corrections, Wish
 from tessera_coordinator.records import Records
@@ -275,6 +276,17 @@ class Coordinator:
             case _:
                 assert_never(report)
         return acknowledge()
+
+    def ordered(self, order: Size | Places | Warnings) -> None:
+        """A controller wants another number of nodes, or has said where they are, or which had better not be used."""
+        membership, now = self.membership, time.monotonic()
+        match order:
+            case Size():
+                self.apply(membership.resize(order, now))
+            case Places():
+                membership.wanted = membership.wanted.placed(order)  # from the next generation on
+            case Warnings():
+                self.apply(warned(membership, order, self._commit_seconds, now))
 
     def _steps(self, steps: Steps) -> None:
         generation = self.membership.generation

@@ -29,7 +29,7 @@ from tessera_api.messages import (
     StatusAnswer,
     Welcome,
 )
-from tessera_api.orders import Places, Reaped, Size, StatusQuestion, StopRun
+from tessera_api.orders import Places, Reaped, Size, StatusQuestion, StopRun, Warnings
 from tessera_api.stream import MessageStream, StreamClosed
 from tessera_coordinator.coordinator import Coordinator
 from tessera_coordinator.core.state import State
@@ -121,7 +121,9 @@ class Server:
             raise StreamClosed(f"{hello.node} came with key {stream.keys.number}, which is good no more")
         if hello.term_seen > self._coordinator.term:
             raise TermSeen(f"{hello.node} has obeyed term {hello.term_seen}; ours is {self._coordinator.term}")
-        welcome = Welcome(run=self._coordinator.terms.run, term=self._coordinator.term, takes=("size", "places"))
+        welcome = Welcome(
+            run=self._coordinator.terms.run, term=self._coordinator.term, takes=("size", "places", "warnings")
+        )
         self._send(stream, welcome)
         match hello.role:
             case Role.AGENT:
@@ -181,7 +183,7 @@ class Server:
                 self._coordinator.apply(membership.join(hello.node, message, now))
             case Inspected():
                 membership.hangs.inspected(hello.node, message)
-            case Hello() | LeaderSilence() | Size() | Places() | StopRun() | Reaped() | StatusQuestion():
+            case Hello() | LeaderSilence() | Size() | Places() | Warnings() | StopRun() | Reaped() | StatusQuestion():
                 raise StreamClosed(f"an agent may not say {message.kind}")
             case report:
                 self._coordinator.report(hello.node, report, lambda: self._send(stream, Ack(sequence=sequence)))
@@ -197,10 +199,8 @@ class Server:
             match message:
                 case StopRun(reason=reason, deadline_seconds=deadline):
                     self._coordinator.apply(membership.stop_run(reason, deadline, now))
-                case Size():
-                    self._coordinator.apply(membership.resize(message, now))
-                case Places():
-                    membership.wanted = membership.wanted.placed(message)  # from the next generation on
+                case Size() | Places() | Warnings():
+                    self._coordinator.ordered(message)
                 case Reaped():
                     self._coordinator.apply(membership.reaped(message, now))
                 case StatusQuestion():

@@ -13,8 +13,10 @@ import secrets
 import signal
 import socket
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import kopf
 from pydantic import ValidationError
@@ -23,6 +25,7 @@ from tessera_api.exit_codes import ExitCode
 from tessera_api.versions import versions
 from tessera_operator.cluster import Cluster
 from tessera_operator.coordinators import Coordinators
+from tessera_operator.core.machine_signs import warning_of
 from tessera_operator.handlers import registry
 from tessera_operator.health import serve_health
 from tessera_operator.leader import Leader, LeadershipLost
@@ -114,12 +117,16 @@ async def _lead(cluster: Cluster, settings: Settings, secret: bytes, parts: Part
         if key is not None and key.kind == RUN:
             wakes.wake(key)
 
+    def look(name: str, document: Mapping[str, Any]) -> None:
+        reconciler.machine(name, warning_of(document, settings.signs) is not None)
+
+    machine = look if not settings.namespaces else None  # nodes are the whole cluster's
     reconciler = Reconciler(cluster, settings, secret, Coordinators(wake_run))
     wakes = Wakes(reconciler.work)
     reconciler.wake, reconciler.on_begin = wakes.wake, parts.metrics.began
     parts.metrics.lead(wakes, reconciler.phases)
     watches = kopf.operator(
-        registry=registry(wakes.wake, parts.metrics.event, settings.gang),
+        registry=registry(wakes.wake, parts.metrics.event, settings.gang, machine),
         namespaces=list(settings.namespaces),
         clusterwide=not settings.namespaces,
         standalone=True,

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from tessera_api.keys import Keys
 from tessera_api.messages import StatusAnswer
-from tessera_api.orders import Places, Reaped, Size, StopRun
+from tessera_api.orders import Places, Reaped, Size, StopRun, Warnings
 from tessera_api.training_run_status import TrainingRunStatus
 from tessera_coordinator.attendance import Attendance
 from tessera_coordinator.client import Address, ControllerClient
@@ -94,7 +94,7 @@ class Coordinators:
             watched.stopping = True
             watched.client.stop(order)
 
-    def order(self, uid: str, order: Size | Places) -> None:
+    def order(self, uid: str, order: Size | Places | Warnings) -> None:
         """Order a run's number of nodes, or say where they are; told again to a coordinator that is restarted."""
         watched = self._watched.get(uid)
         if watched is not None:

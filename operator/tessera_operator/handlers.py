@@ -18,10 +18,13 @@ Wake = Callable[[Key], None]
 
 
 def registry(
-    wake: Wake, event: Callable[[str], None] = lambda resource: None, gang: Gang = Gang.NONE
+    wake: Wake,
+    event: Callable[[str], None] = lambda resource: None,
+    gang: Gang = Gang.NONE,
+    machine: Callable[[str, Mapping[str, Any]], None] | None = None,
 ) -> kopf.OperatorRegistry:
-    """Watches of runs, builds, their pods and Jobs, and of Kueue's Workloads where runs wait for it; `event` is told
-    the resource of each event."""
+    """Watches of runs, builds, their pods and Jobs, of Kueue's Workloads where runs wait for it, and of the cluster's
+    nodes where `machine` is told of them; `event` is told the resource of each event."""
     handlers = kopf.OperatorRegistry()
     kopf.on.startup(registry=handlers)(_configure)
     kopf.on.login(registry=handlers)(_login)
@@ -32,7 +35,18 @@ def registry(
     if gang is Gang.KUEUE:
         group, version = KUEUE.split("/")
         kopf.on.event(group, version, "workloads", registry=handlers, id="workloads")(_child(wake, event, "workloads"))
+    if machine is not None:
+        kopf.on.event("v1", "nodes", registry=handlers, id="nodes")(_machine(machine, event))
     return handlers
+
+
+def _machine(machine: Callable[[str, Mapping[str, Any]], None], event: Callable[[str], None]) -> Any:
+    async def seen(name: str | None, body: Mapping[str, Any], type: str | None, **_: Any) -> None:
+        event("nodes")
+        if name and type != "DELETED":
+            machine(name, body)
+
+    return seen
 
 
 def _resource(wake: Wake, event: Callable[[str], None], plural: str) -> Any:

@@ -31,6 +31,7 @@ from tessera_operator.cluster import (
     ours,
 )
 from tessera_operator.coordinators import Coordinators, readable
+from tessera_operator.core.machine_signs import MachineSign, warning_of
 from tessera_operator.core.queue import Queue, read_admission
 from tessera_operator.core.view import Answer, Machine, OriginSeen, Pod, View
 from tessera_operator.profiles import Gang, Settings
@@ -98,6 +99,9 @@ class Known:
     queues: bool = False
     queue: Queue | None = None
     key_days: int = 30
+    signs: tuple[MachineSign, ...] = ()
+    noteworthy: frozenset[str] = frozenset()
+    """Nodes of the cluster that bear one of the signs, as far as is known: they are looked at."""
 
 
 async def view_run(cluster: Cluster, found: Found, known: Known, coordinators: Coordinators) -> View:
@@ -114,6 +118,8 @@ async def view_run(cluster: Cluster, found: Found, known: Known, coordinators: C
             datasets[entry.dataset] = await _dataset(cluster, found.namespace, entry.dataset)
     avoided = {entry.node for entry in (run.status.avoided if run.status else None) or ()}
     answer = coordinators.answer(found.uid)
+    noteworthy = {pod.node for pod in pods if pod.node is not None} & known.noteworthy
+    looked_at = doubtful(pods, answer) | avoided | set(known.lost_elsewhere) | noteworthy
     return View(
         run=run,
         created=found.created,
@@ -128,7 +134,7 @@ async def view_run(cluster: Cluster, found: Found, known: Known, coordinators: C
         pod_templates=known.pod_templates,
         queues=known.queues,
         queue=known.queue,
-        machines=await machines(cluster, doubtful(pods, answer) | avoided | set(known.lost_elsewhere)),
+        machines=await machines(cluster, looked_at, known.signs),
         answer=answer,
         rotate_request=found.rotate_request,
         key_days=known.key_days,
@@ -283,8 +289,10 @@ async def _origin(cluster: Cluster, namespace: str, run: TrainingRun) -> OriginS
     return OriginSeen(status, begun.resolved if begun is not None else None)
 
 
-async def machines(cluster: Cluster, names_of_nodes: Iterable[str]) -> dict[str, Machine | None]:
-    """What Kubernetes knows of these nodes; None of one that is gone."""
+async def machines(
+    cluster: Cluster, names_of_nodes: Iterable[str], signs: tuple[MachineSign, ...] = ()
+) -> dict[str, Machine | None]:
+    """What Kubernetes knows of these nodes, and which of the signs they bear; None of one that is gone."""
     wanted = sorted(set(names_of_nodes))
     if not wanted:
         return {}
@@ -294,22 +302,33 @@ async def machines(cluster: Cluster, names_of_nodes: Iterable[str]) -> dict[str,
             leases[name] = found
     renewals = {name: _renewed(entry) for name, entry in leases.items()}
     newest = max(renewals.values(), default=0.0)
-    return {name: await _machine(cluster, name, renewals.get(name), newest) for name in wanted}
+    seen: dict[str, Machine | None] = {}
+    for name in wanted:
+        document, renewed = await _node(cluster, name, renewals), renewals.get(name)
+        late = newest - renewed if renewed is not None else None
+        seen[name] = _machine(document, late, renewed or 0.0, signs) if document is not None else None
+    return seen
 
 
-async def _machine(cluster: Cluster, name: str, renewed: float | None, newest: float) -> Machine | None:
+async def _node(cluster: Cluster, name: str, renewals: Mapping[str, float]) -> Json | None:
+    """The Node; None where it is gone."""
     try:
-        document = await cluster.get(node(name))
+        return await cluster.get(node(name))
     except ClusterError as error:
         if error.status != FORBIDDEN:
             raise
         # With rights in some namespaces only: the lease, which goes with its node, tells as much.
-        return Machine(True, newest - renewed, renewed) if renewed is not None else None
-    if document is None:
-        return None
+        return _UNREAD if name in renewals else None
+
+
+_UNREAD: Json = {"metadata": {}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}}
+"""A Node that may not be read: what is known of it is its lease."""
+
+
+def _machine(document: Json, late: float | None, renewed: float, signs: tuple[MachineSign, ...]) -> Machine:
     conditions = (document.get("status") or {}).get("conditions") or []
     ready = any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions)
-    return Machine(ready, newest - renewed if renewed is not None else None, renewed or 0.0)
+    return Machine(ready, late, renewed, warning_of(document, signs))
 
 
 def _renewed(entry: Json) -> float:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from tessera_api.resolved_run import Device
+from tessera_operator.core.machine_signs import KNOWN, MachineSign
 
 
 class _Setting(BaseModel):
@@ -82,8 +83,15 @@ class Settings(_Setting):
     """The operator's namespace, from which coordinators may be reached; empty: runs get no NetworkPolicy."""
     key_days: Annotated[int, Field(ge=1, le=3650)] = 30
     """After so many days a run that lives gets another key."""
+    machine_signs: tuple[MachineSign, ...] = ()
+    """Of the cluster's nodes, beside those that are known everywhere."""
     build_resources: dict[str, dict[str, str]] = {}
     profiles: dict[str, Profile] = {"cpu": Profile()}
+
+    @property
+    def signs(self) -> tuple[MachineSign, ...]:
+        """All signs that are looked for."""
+        return (*KNOWN, *self.machine_signs)
 
 
 def read_settings(path: Path) -> Settings:

@@ -83,6 +83,10 @@ class Reconciler:
         """Runs that wait for something that may have changed when a build or another run has."""
         self._lost: dict[str, dict[str, str]] = {}
         """The nodes that each run avoids, by the run's uid: no run gets a pod there."""
+        self._noteworthy: set[str] = set()
+        """Nodes of the cluster that bear a sign."""
+        self._used: dict[str, frozenset[str]] = {}
+        """The nodes of the cluster on which each run has pods, by the run's uid."""
         self.wake: Callable[[Key], None] = lambda key: None
         self.on_begin: Callable[[float], None] = lambda waited: None
         """Told of each run's first start, and how long after its creation that was, in seconds."""
@@ -90,6 +94,15 @@ class Reconciler:
     def key_of(self, uid: str) -> Key | None:
         """The run with this uid."""
         return next((key for key, known in self._uids.items() if known == uid), None)
+
+    def machine(self, name: str, noteworthy: bool) -> None:
+        """A node of the cluster bears a sign, or none any more: the runs on it look at it."""
+        if noteworthy == (name in self._noteworthy):
+            return
+        self._noteworthy ^= {name}
+        for key, uid in self._uids.items():
+            if name in self._used.get(uid, frozenset()):
+                self.wake(key)
 
     async def work(self, key: Key) -> float | None:
         """Returns when to look again. Raises ClusterError."""
@@ -99,6 +112,7 @@ class Reconciler:
             self._coordinators.forget(known)
             del self._uids[key]
             self._lost.pop(known, None)
+            self._used.pop(known, None)
             self._written.pop(known, None)
         if found is None or found.deleting:
             self.phases.pop(key, None)
@@ -144,8 +158,11 @@ class Reconciler:
             settings.gang in (Gang.KUEUE, Gang.VOLCANO),
             queue,
             settings.key_days,
+            settings.signs,
+            frozenset(self._noteworthy),
         )
         view = await view_run(self._cluster, found, known, self._coordinators)
+        self._used[found.uid] = frozenset(pod.node for pod in view.pods if pod.node is not None)
         plan = decide(view)
         await self._let_go(found.namespace, view.others)
         if plan.hosts is not None:
@@ -181,8 +198,9 @@ class Reconciler:
         if view.start is not None and view.start.ordered_by and plan.over is None:
             places = await self._topology.places(view.pods, view.start.ordered_by)
             self._coordinators.order(found.uid, places)
-        if plan.size is not None:
-            self._coordinators.order(found.uid, plan.size)
+        for order in (plan.size, plan.warnings):
+            if order is not None:
+                self._coordinators.order(found.uid, order)
         if plan.stop:
             self._coordinators.stop(found.uid, StopRun(reason=plan.stop, deadline_seconds=STOP_SECONDS))
 

@@ -31,3 +31,31 @@ def test_a_node_that_is_drained_hands_over_and_no_step_is_computed_twice(install
     finally:
         installed.cluster.kubectl("uncordon", node)
         installed.kubectl("delete", "trun", run, "--timeout=60s", check=False)
+
+
+def test_a_node_whose_machine_is_about_to_end_hands_over_and_another_stands_ready_before_it_does(
+    installed: Installation,
+) -> None:
+    """The machine bears the taint that Karpenter gives to one that it is about to take away."""
+    run = "warned"
+    installed.train(run, tokens="12M")
+    installed.wait("it trains", lambda: step_of(installed.status(run)) > 25, 300)
+    pod = installed.rank_0(run)
+    node = f"node{installed.node_of(pod)}"
+    try:
+        installed.cluster.kubectl("taint", "node", node, "karpenter.sh/disrupted:NoSchedule")
+        installed.wait("it goes on", lambda: installed.steps(run)[-1].generation == 2, 60)
+        seen = installed.steps(run)[-1].number
+        installed.wait("and on", lambda: installed.steps(run)[-1].number > seen + 50, 60)
+
+        numbers = [step.number for step in installed.steps(run)]
+        assert numbers == list(range(1, len(numbers) + 1))
+        (_, second) = [entry for entry in installed.log(run) if entry["kind"] == "open"]
+        assert pod not in [member["node"] for member in second["members"]]
+        installed.wait("its pod is replaced", lambda: installed.status(run).get("attempts"), 60)
+        status = installed.status(run)
+        assert [entry["node"] for entry in status["avoided"]] == [node]
+        assert (status.get("incidents"), status.get("losses")) == (None, None)
+    finally:
+        installed.cluster.kubectl("taint", "node", node, "karpenter.sh/disrupted-", check=False)
+        installed.kubectl("delete", "trun", run, "--timeout=60s", check=False)

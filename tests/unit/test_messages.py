@@ -77,7 +77,7 @@ from tessera_api.messages import (
     VerdictWord,
     Welcome,
 )
-from tessera_api.orders import Place, Places, Reaped, Size, StatusQuestion, StopRun
+from tessera_api.orders import Place, Places, Reaped, Size, StatusQuestion, StopRun, WarnedNode, Warnings
 from tessera_api.record import Record
 from tessera_api.trouble import Trouble, TroubleKind
 from tessera_api.wire import FRAME_LIMITS, HEADER_BYTES, NONCE_BYTES, Channel, Envelope, Side
@@ -137,6 +137,7 @@ MESSAGES: list[FromAgent | FromCoordinator] = [
     Prove(join=2, reason="WorkerCrash"),
     Inspected(generation=2, ranks=(RankSeen(rank=1, state="stopped", at="loop.py:7 train"),)),
     Places(places=(Place(node="node-0", at="rack-7"),)),
+    Warnings(nodes=(WarnedNode(node="node-0", reason="a taint", within_seconds=120, sick=True),)),
 ]
 ENTRIES: list[Entry] = [
     Claim(term=1, holder="here", time=1.0),

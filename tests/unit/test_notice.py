@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from tessera_api.failure import FailureClass, Rung
 from tessera_api.journal import EventName
 from tessera_api.messages import Leave, Phase, StopOrder
-from tessera_api.orders import Size
-from tessera_coordinator.core.effects import GenerationOver
-from tessera_coordinator.core.notice import MARGIN_SECONDS, noticed
+from tessera_api.orders import Size, WarnedNode, Warnings
+from tessera_api.trouble import TroubleKind
+from tessera_coordinator.core.effects import GenerationOver, Judged
+from tessera_coordinator.core.notice import MARGIN_SECONDS, noticed, warned
 from tests.unit.run_world import World, running
 
 
@@ -108,3 +110,70 @@ def test_a_node_that_is_told_too_late_is_no_more_than_a_node_that_leaves() -> No
         world.join(name)
 
     assert world.members() == ("n1", "n2", "s0")
+
+
+def warning(*nodes: str, seconds: float = 60.0, sick: bool = False) -> Warnings:
+    return Warnings(
+        nodes=tuple(WarnedNode(node=node, reason="a taint", within_seconds=seconds, sick=sick) for node in nodes)
+    )
+
+
+def warn(world: World, said: Warnings) -> None:
+    world.carry_out(warned(world.machine, said, 2.0, world.now))
+
+
+def test_a_node_that_its_machine_warns_of_hands_over_once_and_stays_as_a_spare_that_nobody_takes() -> None:
+    world = running(spares=1)
+    for _ in range(2):
+        warn(world, warning("n0"))
+
+    assert len(orders(world, "n1")) == 1
+    parked_and_committed(world, 20)
+    for name in ("n0", "n1", "n2"):
+        world.join(name)
+    assert world.members() == ("n1", "n2", "s0")
+    world.reap("s0")
+    world.close_stream("s0")
+    world.after(1)
+    for name in ("n1", "n2"):
+        world.join(name)
+    assert world.members() == ("n1", "n2")
+
+
+def test_a_warning_that_is_taken_back_makes_the_node_as_good_as_any_other() -> None:
+    world = running(count=2, least=1)
+    warn(world, warning("n0"))
+    parked_and_committed(world, 20)
+    for name in ("n0", "n1"):
+        world.join(name)
+    assert world.members() == ("n1",)
+
+    warn(world, warning())
+    world.after(12, steps_by=("n1",))
+
+    assert len(orders(world, "n1")) == 2, "it grows again"
+
+
+def test_where_the_others_are_too_few_a_commit_is_taken_and_the_node_trains_on() -> None:
+    world = running(count=2, least=2)
+    warn(world, warning("n0"))
+    parked_and_committed(world, 20)
+    for name in ("n0", "n1"):
+        world.join(name)
+
+    assert world.members() == ("n0", "n1")
+    world.after(30, steps_by=("n0", "n1"))
+    assert len(orders(world, "n1")) == 1
+
+
+def test_what_fails_on_a_machine_whose_devices_are_sick_is_theirs_and_it_is_replaced() -> None:
+    world = running(spares=1)
+    warn(world, warning("n1", seconds=0.0, sick=True))
+    world.trouble("n1", TroubleKind.EXCEPTION, "train.py:3 RuntimeError")
+    for name in ("n1", "n0", "n2"):
+        world.join(name)
+
+    (judged,) = [effect.ruling for effect in world.others if isinstance(effect, Judged)]
+    assert (judged.cause.failure, judged.rung) == (FailureClass.SICK_DEVICE, Rung.REPLACE)
+    assert judged.cause.words == "a taint; broken"
+    assert world.members() == ("n0", "n2", "s0")

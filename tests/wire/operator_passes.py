@@ -11,7 +11,7 @@ from typing import Any
 from kubernetes.aio import client, config
 
 from tessera_api.keys import Keys
-from tessera_api.orders import Places, Size
+from tessera_api.orders import Places, Size, Warnings
 from tessera_operator.cluster import Cluster, ClusterError
 from tessera_operator.coordinators import Coordinators
 from tessera_operator.core.view import Answer
@@ -44,10 +44,10 @@ class Hearing(Coordinators):
 
     def __init__(self, wake: Callable[[str], None]) -> None:
         super().__init__(wake)
-        self.ordered: dict[str, Size | Places] = {}
+        self.ordered: dict[str, Size | Places | Warnings] = {}
         """The newest order of each kind."""
 
-    def order(self, uid: str, order: Size | Places) -> None:
+    def order(self, uid: str, order: Size | Places | Warnings) -> None:
         """Kept for the test."""
         self.ordered[order.kind] = order
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import pytest
 
-from tessera_api.orders import Place, Places
+from tessera_api.orders import Place, Places, Warnings
 from tessera_api.training_run_status import TrainingRunStatus
 from tessera_operator.cluster import ClusterError, core
 from tessera_operator.core.view import Answer
@@ -124,5 +124,36 @@ def test_the_coordinator_is_told_in_which_rack_each_pod_is(plane: ControlPlane) 
             assert hearing.ordered["places"] == Places(places=there)
         started = json.loads(shown(plane, "racks", "configmap", "gpt-start-1")["data"]["run.json"])
         assert started["ordered_by"] == "example.com/rack"
+
+    run(story())
+
+
+def test_the_coordinator_is_told_of_a_machine_that_is_about_to_end_and_when_it_is_not_any_more(
+    plane: ControlPlane,
+) -> None:
+    async def story() -> None:
+        node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "spot-1"}}
+        assert plane.apply(node).returncode == 0
+        apply(plane, "spot", A_BUILD, A_RUN)
+        patch_status(plane, "spot", "datasetbuild", "stdlib", BUILT)
+        gpt, woken = Key(RUN, "spot", "gpt"), list[Key]()
+        async with operator(plane) as (reconciler, _, hearing):
+            reconciler.wake = woken.append
+            await passes(reconciler, gpt, 2)
+            bind(plane, "spot", "gpt-n0-0", "spot-1")
+            await reconciler.work(gpt)
+            assert hearing.ordered["warnings"] == Warnings(nodes=())
+            taint = ("taint", "node", "spot-1", "aws-node-termination-handler/spot-itn=x:PreferNoSchedule")
+            assert plane.kubectl(*taint).returncode == 0
+            for noteworthy in (True, True):
+                reconciler.machine("spot-1", noteworthy)
+            assert woken == [gpt]
+            await reconciler.work(gpt)
+            (told,) = hearing.ordered["warnings"].nodes
+            assert (told.node, told.within_seconds, told.sick) == ("gpt-n0-0", 120, False)
+
+            assert plane.kubectl("taint", "node", "spot-1", "aws-node-termination-handler/spot-itn-").returncode == 0
+            await reconciler.work(gpt)
+            assert hearing.ordered["warnings"] == Warnings(nodes=())
 
     run(story())

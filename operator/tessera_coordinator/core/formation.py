@@ -26,6 +26,8 @@ class Wanted:
     """Nodes that are to train no more, if the others are enough."""
     ending: frozenset[str] = frozenset()
     """Nodes that have said that they are about to end: whatever size a controller wants, they are to train no more."""
+    warned: frozenset[str] = frozenset()
+    """Nodes of which a controller says that they are about to end, or have sick devices: the same."""
     ordered: bool = False
     """Whether ranks are ordered by where their nodes are, which a controller will say."""
     places: Mapping[str, str] = field(default_factory=dict)
@@ -47,7 +49,7 @@ class Wanted:
     def chosen(self, names: list[str]) -> list[str]:
         """Who is to train of these, the first `count`: who leaves is needed only where the others are fewer than
         `min`."""
-        staying = [name for name in names if name not in self.leaving | self.ending]
+        staying = [name for name in names if name not in self.leaving | self.ending | self.warned]
         return (staying if len(staying) >= self.min else names)[: self.count]
 
 

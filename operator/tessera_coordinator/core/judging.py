@@ -26,6 +26,7 @@ from tessera_coordinator.core.nodes import Node, Roster
 PROOF_SECONDS = 30.0
 """So long a node that is to prove itself may take; one of an older version, which does not know how, is taken then."""
 _GONE = (FailureClass.LOST_NODE, FailureClass.PREEMPTION)
+_MAYBE_SICK = (FailureClass.WORKER_CRASH, FailureClass.HANG, FailureClass.UNKNOWN)
 _SIGNS = {TroubleKind.COLLECTIVE: Sign.COLLECTIVE, TroubleKind.STORAGE: Sign.STORAGE}
 
 
@@ -49,6 +50,8 @@ class Judge:
         """The offer that is not taken, and until when."""
         self._dismissed: dict[str, Closed] = {}
         self._refused: set[str] = set()
+        self.sick: dict[str, str] = {}
+        """Nodes of which a controller says that their devices are sick, and why it thinks so."""
         self.ended = False
         """Whether the run has failed."""
 
@@ -106,6 +109,8 @@ class Judge:
             return []
         ranks = sum(member.processes for member in over.generation.members)
         cause = self._case.cause(ranks, over.highest >= 0) or Cause(FailureClass.UNKNOWN, "")
+        if cause.node in self.sick and cause.failure in _MAYBE_SICK:
+            cause = replace(cause, failure=FailureClass.SICK_DEVICE, words=f"{self.sick[cause.node]}; {cause.words}")
         ruling = self._ladder.climb(cause, over.highest, self._best_before)
         number, words = over.generation.generation, in_words(ruling)
         findings = tuple(self._case.evidence)

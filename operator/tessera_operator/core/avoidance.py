@@ -92,16 +92,20 @@ def resting(view: View, counted: dict[str, NodeLosses]) -> dict[str, str]:
 
 def lost_nodes(view: View) -> dict[str, str]:
     """Nodes that are lost, each with the time: those that the run has just lost, and those that it or another run lost
-    before and that have not reported for `RETURN_SECONDS` since. The newest `MOST_KEPT`."""
+    before and that have not reported for `RETURN_SECONDS` since; and nodes of its pods that are about to end, or have
+    sick devices. The newest `MOST_KEPT`."""
     known = dict(view.lost_elsewhere) | {entry.node: entry.since for entry in view.status.avoided or ()}
     nodes = {node: since for node, since in known.items() if not _returned(view, node, since)}
     now = stamp(view.now)
     for pod in view.pods:
         if pod.role == names.WORKER and not pod.deleting and pod.node is not None and lost(view, pod):
             nodes.setdefault(pod.node, now)
+        if pod.role == names.WORKER and pod.node is not None and view.warned(pod) is not None:
+            nodes.setdefault(pod.node, now)
     return dict(sorted(nodes.items(), key=lambda item: item[1])[-MOST_KEPT:])
 
 
 def _returned(view: View, node: str, since: str) -> bool:
     machine = view.machines.get(node)
-    return machine is not None and not machine.suspect and machine.renewed > seconds_of(since) + RETURN_SECONDS
+    well = machine is not None and not machine.suspect and machine.warning is None
+    return well and machine is not None and machine.renewed > seconds_of(since) + RETURN_SECONDS

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tessera_api.exit_codes import ExitCode
-from tessera_api.orders import Size
+from tessera_api.orders import Size, WarnedNode, Warnings
 from tessera_api.times import seconds_of
 from tessera_api.training_run import TrainingRun
 from tessera_api.training_run_status import PodAttempts, ShownKey, TrainingRunStatus
@@ -71,6 +71,8 @@ class Plan:
     stop: str = ""
     """Why the run is to stop at its next step, with a commit; empty where it is not."""
     size: Size | None = None
+    warnings: Warnings | None = None
+    """The nodes that are to hand over; None while there is no coordinator to know of them."""
     """How many nodes the run is to have, which are to leave."""
     suspended: bool = False
     """Nothing of the run is there, and nothing is wanted."""
@@ -117,6 +119,7 @@ def decide(view: View) -> Plan:
         make=tuple(to_make(view, wanted)),
         delete=tuple(to_delete(view, wanted)),
         size=_size(view),
+        warnings=_warnings(view),
         look_again=max(0.2, min([SOON if _moving(view) else SETTLED, *waits])),
     )
 
@@ -163,6 +166,17 @@ def _size(view: View) -> Size | None:
     if nodes.processes_per_node != begun.processes_per_node:
         return None
     return Size(count=nodes.count, min=nodes.min, leaving=leaving(view))
+
+
+def _warnings(view: View) -> Warnings:
+    workers = [pod for pod in view.pods if pod.role == names.WORKER and not pod.over and not pod.deleting]
+    found = [(pod, warning) for pod in workers if (warning := view.warned(pod)) is not None]
+    return Warnings(
+        nodes=tuple(
+            WarnedNode(node=pod.name, reason=warning.words, within_seconds=warning.seconds, sick=warning.sick)
+            for pod, warning in found
+        )
+    )
 
 
 def _after(view: View, over: Over) -> Plan:

@@ -74,7 +74,15 @@ def _given_up(view: View, pod: Pod) -> bool:
     if pod.role == names.COORDINATOR:
         answer = view.answer
         return view.suspect(pod) and (answer is None or not answer.fresh or not answer.counts(pod))
-    return lost(view, pod)
+    return lost(view, pod) or _idle_on_a_warned_machine(view, pod)
+
+
+def _idle_on_a_warned_machine(view: View, pod: Pod) -> bool:
+    """It has handed over: better that another stands ready elsewhere."""
+    answer = view.answer
+    if answer is None or not answer.fresh or view.warned(pod) is None:
+        return False
+    return bool(answer.training) and answer.counts(pod) and pod.name not in answer.training
 
 
 def _next(entry: PodAttempts, pod: Pod, now: float) -> PodAttempts:

@@ -10,6 +10,7 @@ from tessera_api.resolved_run import ResolvedRun
 from tessera_api.training_run import TrainingRun
 from tessera_api.training_run_status import TrainingRunStatus
 from tessera_operator import names
+from tessera_operator.core.machine_signs import MachineWarning
 from tessera_operator.core.queue import Queue
 
 
@@ -56,6 +57,8 @@ class Machine:
     away nobody renews, and nobody is to be blamed for it. None when there is no lease."""
     renewed: float = 0.0
     """When that was, Unix seconds."""
+    warning: MachineWarning | None = None
+    """That it is about to end, or that its devices are sick."""
 
     @property
     def suspect(self) -> bool:
@@ -152,6 +155,11 @@ class View:
     def status(self) -> TrainingRunStatus:
         """As it stands in the resource."""
         return self.run.status or TrainingRunStatus()
+
+    def warned(self, pod: Pod) -> MachineWarning | None:
+        """Whether the node of a pod bears a sign that the pod had better be elsewhere."""
+        machine = self.machines.get(pod.node) if pod.node is not None else None
+        return machine.warning if machine is not None else None
 
     def suspect(self, pod: Pod) -> bool:
         """Whether Kubernetes doubts the node of a pod."""
