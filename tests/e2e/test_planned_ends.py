@@ -52,7 +52,7 @@ def test_a_node_whose_machine_is_about_to_end_hands_over_and_another_stands_read
         assert numbers == list(range(1, len(numbers) + 1))
         (_, second) = [entry for entry in installed.log(run) if entry["kind"] == "open"]
         assert pod not in [member["node"] for member in second["members"]]
-        installed.wait("its pod is replaced", lambda: installed.status(run).get("attempts"), 60)
+        installed.wait("its pod is replaced", lambda: bool(installed.status(run).get("attempts")), 60)
         status = installed.status(run)
         assert [entry["node"] for entry in status["avoided"]] == [node]
         assert (status.get("incidents"), status.get("losses")) == (None, None)

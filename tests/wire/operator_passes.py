@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 from kubernetes.aio import client, config
@@ -133,6 +134,19 @@ def finish_build(plane: ControlPlane, namespace: str) -> None:
     container = {"name": "builder", "image": "trainer:1", "imageID": "x", "ready": False, "restartCount": 0}
     statuses = [{**container, "state": {"terminated": ended}}]
     patch_status(plane, namespace, "pod", "stdlib-build-x", {"phase": "Succeeded", "containerStatuses": statuses})
+
+
+def add_machine(plane: ControlPlane, name: str) -> None:
+    """A node that is well, as its kubelet says."""
+    assert plane.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}).returncode == 0
+    ready = {"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "ready"}
+    patch_status(plane, "default", "node", name, {"conditions": [ready]})
+    renewed = {"holderIdentity": name, "renewTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")}
+    metadata = {"name": name, "namespace": "kube-node-lease"}
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kube-node-lease"}}
+    lease = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": renewed}
+    for document in (namespace, lease):
+        assert plane.apply(document).returncode == 0
 
 
 def bind(plane: ControlPlane, namespace: str, pod: str, node: str) -> None:

@@ -22,6 +22,7 @@ from tests.wire.operator_passes import (
     PATCH_SPEC,
     SETTINGS,
     Dying,
+    add_machine,
     apply,
     bind,
     names,
@@ -132,8 +133,7 @@ def test_the_coordinator_is_told_of_a_machine_that_is_about_to_end_and_when_it_i
     plane: ControlPlane,
 ) -> None:
     async def story() -> None:
-        node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "spot-1"}}
-        assert plane.apply(node).returncode == 0
+        add_machine(plane, "spot-1")
         apply(plane, "spot", A_BUILD, A_RUN)
         patch_status(plane, "spot", "datasetbuild", "stdlib", BUILT)
         gpt, woken = Key(RUN, "spot", "gpt"), list[Key]()
