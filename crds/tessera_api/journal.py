@@ -86,6 +86,8 @@ class LedgerLine(Record):
     record: Literal["ledger"] = "ledger"
     time: float
     seconds: dict[str, float]
+    uncommitted: float = 0.0
+    """Computed since the newest commit: not settled yet."""
 
 
 class IncidentLine(Record):

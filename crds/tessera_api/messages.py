@@ -88,6 +88,10 @@ class Hello(Record):
     host: Annotated[str, Field(max_length=253)] = "127.0.0.1"
     processes: Annotated[int, Field(ge=1, le=64)] = 1
     """Trainers on this node."""
+    lived: Annotated[float, Field(ge=0)] = 0.0
+    """Seconds since this agent began: so long the node has been the run's."""
+    known: Annotated[float, Field(ge=0)] = 0.0
+    """Seconds since a coordinator first welcomed it; 0: none has."""
     holding: Holding | None = None
     term_seen: Count = 0
     """The highest term that this agent has obeyed; a coordinator with a smaller one ends itself."""

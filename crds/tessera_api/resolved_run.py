@@ -108,6 +108,8 @@ class ResolvedRun(Record):
     key without a number, and no TLS (on one machine; runs that an older version began)."""
     ordered_by: Annotated[str, Field(max_length=317)] = ""
     """Label of the cluster's nodes by whose values ranks are brought together; empty: they are not."""
+    node_price: Annotated[float, Field(ge=0)] | None = None
+    """Of a node an hour, where it is given."""
     versions: dict[str, str] = {}
     """Of Tessera, Python and the libraries that decide results."""
 

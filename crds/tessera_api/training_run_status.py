@@ -65,6 +65,16 @@ class ShownIncident(Document):
     """Steps that had to be computed again."""
 
 
+class SpentSeconds(Document):
+    """What all nodes together have spent on one thing."""
+
+    cause: Annotated[str, StringConstraints(max_length=32)]
+    """compute, data_wait, checkpoint_stall, evaluation, start_up, recovery, lost_work, spare, idle; or uncommitted:
+    computed since the newest checkpoint, to be compute or lost work."""
+    seconds: Annotated[StrictInt, Field(ge=0)]
+    """Node-seconds."""
+
+
 class PodAttempts(Document):
     """The pods of one slot."""
 
@@ -139,6 +149,16 @@ class TrainingRunStatus(Document):
     """Generations after the first."""
     goodput: _Shown | None = None
     """Share of the allocated node-seconds that went into steps that count, a decimal."""
+    ettr: _Shown | None = None
+    """The same, without what nodes spent on standing ready."""
+    node_seconds: Annotated[tuple[SpentSeconds, ...], Field(max_length=16, json_schema_extra=keyed("cause"))] | None = (
+        None
+    )
+    """Where all node-seconds since the run began went."""
+    cost: _Shown | None = None
+    """What they cost, a decimal, where the administrator has given a price."""
+    lost_work_cost: _Shown | None = None
+    """What of it was computed and thrown away."""
     eta: _Shown | None = None
     """Time left at the present rate, such as 3h12m."""
     age: _Shown | None = None

@@ -17,6 +17,7 @@ from tessera_api.incident import Incident
 from tessera_api.journal import EventName, StepLine
 from tessera_cli import shown_numbers
 from tessera_cli.report_chart import MOST_POINTS, axis_of, chart
+from tessera_cli.report_waterfall import waterfall
 from tessera_cli.run_history import CommittedStep, RunHistory
 from tessera_cli.time_axis import TimeAxis
 from tessera_store import open_store
@@ -56,6 +57,8 @@ def page(history: RunHistory) -> str:
 <figcaption>{escape(_caption(axis))}</figcaption>
 </figure>
 <output id="reading" aria-live="polite"></output>
+<h2>Where the time of the nodes went</h2>
+{waterfall(history.status)}
 <h2>Incidents</h2>
 {_incident_table(history.incidents)}
 <h2>Checkpoints</h2>

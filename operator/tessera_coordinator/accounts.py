@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from tessera_api.exit_codes import ExitCode
 from tessera_api.incident import Incident
@@ -16,18 +17,39 @@ from tessera_coordinator.core.effects import Judged
 from tessera_coordinator.core.incidents import Incidents, findings_of
 from tessera_coordinator.core.ledger import Activity, Cause, Ledger
 from tessera_coordinator.core.membership import Membership
+from tessera_coordinator.core.nodes import Node
+from tessera_coordinator.core.presence import Presence
 from tessera_coordinator.core.state import State
 from tessera_coordinator.core.status import Seen, status
 
 LEDGER_SECONDS = 5.0
 
 
+@dataclass(frozen=True)
+class Past:
+    """What was before this coordinator."""
+
+    created: float
+    """When the run began, Unix seconds."""
+    newest: StepLine | None = None
+    """The last step that was told."""
+    away: float | None = None
+    """Seconds since the coordinator before it last counted, where it goes on with that one's generation."""
+    node_price: float | None = None
+    """Of a node an hour."""
+
+
 class Accounts:
     """See the module."""
 
-    def __init__(self, incidents: Incidents, ledger: Ledger, created: float, newest: StepLine | None = None) -> None:
+    def __init__(
+        self, incidents: Incidents, ledger: Ledger, past: Past, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.incidents, self.ledger = incidents, ledger
-        self._created, self._newest = created, newest
+        self._past, self._newest, self._clock = past, past.newest, clock
+        self._presence = Presence(clock(), past.away)
+        self.published = ledger.seconds()
+        """Of the ledger what is safe in the storage: what counters show never falls, whoever takes over."""
         self.record: Callable[[IncidentLine | EvidenceLine], None] = lambda line: None
         """Called with every incident that has changed, and with all that was seen of one."""
         self._first_generation: int | None = None
@@ -46,8 +68,27 @@ class Accounts:
         if self._end is None:
             self._message = f"{event.name.value}: {event.message}" if event.message else event.name.value
 
+    def attend(self, membership: Membership) -> None:
+        """Every node is counted from when it comes until it goes."""
+        membership.roster.came = lambda node: self._came(node, membership)
+        membership.roster.goes = lambda node: self._goes(node, membership)
+
+    def _came(self, node: Node, membership: Membership) -> None:
+        seconds, was_part = self._presence.came(node, self._clock())
+        self.ledger.spend(self._outside(membership) if was_part else Activity.STARTING, seconds)
+
+    def _goes(self, node: Node, membership: Membership) -> None:
+        seconds = self._presence.gone(node, self._clock())
+        inside = membership.generation is not None and node.name in membership.generation.names()
+        self.ledger.spend(self._activity(membership, inside), seconds)
+
+    def _outside(self, membership: Membership) -> Activity:
+        """What a node did that was part of the run and not heard."""
+        return Activity.SPARE if membership.state is State.OPEN else Activity.RECOVERING
+
     def adopted(self, generation: Open) -> None:
-        """A restarted coordinator goes on with it."""
+        """A restarted coordinator goes on with it; its members have computed meanwhile."""
+        self.ledger.spend(Activity.COMPUTING, (self._past.away or 0.0) * len(generation.members))
         self._nodes = len(generation.members)
         self._first_generation = 1
         self._recovering = False
@@ -113,14 +154,12 @@ class Accounts:
 
     # ---- the numbers ----------------------------------------------------------------------------------------------
 
-    def advance(self, now: float, membership: Membership) -> None:
+    def advance(self, membership: Membership) -> None:
         """The time since the last call, by what each node was doing."""
-        counts: dict[Activity, int] = {}
         inside = set(membership.generation.names()) if membership.generation else set[str]()
-        for node in membership.roster.all():
-            activity = self._activity(membership, node.name in inside)
-            counts[activity] = counts.get(activity, 0) + 1
-        self.ledger.advance(now, counts)
+        doing = [(node.name, self._activity(membership, node.name in inside)) for node in membership.roster.all()]
+        for activity, seconds in self._presence.passed(self._clock(), doing).items():
+            self.ledger.spend(activity, seconds)
 
     def _activity(self, membership: Membership, inside: bool) -> Activity:
         if membership.state is State.CLOSED:
@@ -138,11 +177,15 @@ class Accounts:
         if now - self._ledger_at < LEDGER_SECONDS:
             return None
         self._ledger_at = now
-        return LedgerLine(time=now, seconds=self.ledger.seconds())
+        return self.final_ledger(now)
 
     def final_ledger(self, now: float) -> LedgerLine:
-        """The last word."""
-        return LedgerLine(time=now, seconds=self.ledger.seconds())
+        """As it stands."""
+        return LedgerLine(time=now, seconds=self.ledger.seconds(), uncommitted=round(self.ledger.uncommitted, 3))
+
+    def is_safe(self, line: LedgerLine) -> None:
+        """That line has reached the storage."""
+        self.published = line.seconds
 
     def nodes(self, membership: Membership) -> dict[str, object]:
         """The document of nodes.json."""
@@ -181,10 +224,11 @@ class Accounts:
                 active=len(generation.members) if generation and is_open else 0,
                 generation=generation.generation if generation else 0,
                 first_generation=self._first_generation or 1,
-                goodput=self.ledger.goodput(),
+                ledger=self.ledger,
+                node_price=self._past.node_price,
                 newest=self._newest,
                 seconds_per_step=membership.pace.median(),
-                created=self._created,
+                created=self._past.created,
                 changed=self._since,
                 now=now,
                 incidents=self.incidents.recent(),

@@ -12,6 +12,7 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, assert_never
 
 from tessera_api.exit_codes import ExitCode
@@ -97,6 +98,7 @@ class Coordinator:
         """What the last commit took, from its step on."""
         scribe.on_trouble = self.storage
         accounts.record = records.add
+        accounts.attend(membership)
         outcomes = Outcomes(self._committed, self._retired)
         self.checkpoints = Checkpoints(scribe, terms.keep, lambda: self.term, outcomes)
         self.corrections = Corrections(scribe, lambda: self.term, self._corrected)
@@ -319,6 +321,7 @@ class Coordinator:
         numbers = {"step": float(commit.step), "seconds": ready.seconds, "stall_seconds": ready.stall_seconds}
         self._event(EventName.COMMITTED, f"step {commit.step}", None, commit.generation, numbers)
         self.accounts.committed(commit, ready)
+        self.records.add(self.accounts.final_ledger(time.time()))
         for node in self.membership.roster.all():
             self.deliver(node.name, Committed(generation=commit.generation, step=commit.step))
         self.apply(self.membership.committed(commit.generation, commit.step, time.monotonic()))
@@ -345,17 +348,19 @@ class Coordinator:
     def tick(self) -> None:
         """Silence, growth, formation; then the accounts."""
         self.apply(self.membership.tick(time.monotonic()))
-        self.accounts.advance(time.time(), self.membership)
+        self.accounts.advance(self.membership)
 
     def publish(self, now: float) -> None:
         """Once a second (`now` is a monotonic clock's): status, nodes, ledger."""
         ledger = self.accounts.ledger_line(time.time())
         if ledger is not None:
             self.records.add(ledger)
+            self.records.when_safe(partial(self.accounts.is_safe, ledger))
         self.records.show(now, self.status, self.accounts.nodes(self.membership))
 
     def finish(self) -> None:
         """The last words, after everybody has gone."""
+        self.accounts.advance(self.membership)
         self.records.add(self.accounts.final_ledger(time.time()))
         self.records.show(time.monotonic(), self.status, self.accounts.nodes(self.membership), whole=True)
         self.records.ship()

@@ -19,7 +19,7 @@ from tessera_api.log import Claim
 from tessera_api.resolved_run import ResolvedRun
 from tessera_api.run_directory import RunDirectory
 from tessera_coordinator import last_words
-from tessera_coordinator.accounts import Accounts
+from tessera_coordinator.accounts import Accounts, Past
 from tessera_coordinator.client import Address
 from tessera_coordinator.coordinator import Coordinator, Terms
 from tessera_coordinator.core.formation import Wanted
@@ -84,9 +84,13 @@ async def lead(place: Place, store: Store, log: RunLog, claim: Claim, ears: Ears
     known = recollect(read(store, place.directory.root), files.incidents())
     for incident in known.incidents:
         files.incident(incident.number, incident.model_dump(mode="json"))
-    ledger = Ledger(time.time(), dict(known.ledger) if known.ledger else None)
+    adopts = _same_start(log.history, place.resolved.start)
+    line = known.ledger
+    ledger = Ledger(line.seconds, line.uncommitted) if line is not None else Ledger()
+    away = max(0.0, time.time() - line.time) if adopts and line is not None else None
     incidents = Incidents.resumed(list(known.incidents))
-    accounts = Accounts(incidents, ledger, place.resolved.created, known.newest)
+    past = Past(place.resolved.created, known.newest, away, place.resolved.node_price)
+    accounts = Accounts(incidents, ledger, past)
     hang = HangLimits(floor=float(place.resolved.run.spec.hang_seconds))
     ladder = Ladder.resumed(known.incidents, random.random)
     membership = Membership(_wanted(place.resolved, log.history, known), Limits(), time.monotonic(), hang, ladder)
@@ -97,7 +101,7 @@ async def lead(place: Place, store: Store, log: RunLog, claim: Claim, ears: Ears
     coordinator = Coordinator(_terms(place.resolved), membership, scribe, records, accounts)
     coordinator.collect = _collect_with(Collector(store))
     ears.leads(coordinator, known.newest)
-    coordinator.begin(claim, _same_start(log.history, place.resolved.start))
+    coordinator.begin(claim, adopts)
     server = Server(coordinator, scribe, place.ring, place.name)
     code = await server.serve(place.host, place.port, ears.ready)
     records.close()

@@ -22,7 +22,8 @@ logger = logging.getLogger(__name__)
 
 STATUS_SECONDS = 5.0
 """How old status.json's numbers may be. Where the run stands (phase, nodes, restarts) is written as it changes."""
-NUMBERS = frozenset({"age", "step", "loss", "tokensPerSecond", "mfu", "goodput", "eta"})
+_LEDGER = ("goodput", "ettr", "nodeSeconds", "cost", "lostWorkCost")
+NUMBERS = frozenset({"age", "step", "loss", "tokensPerSecond", "mfu", "eta", *_LEDGER})
 """What changes with every step."""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tessera_api.incident import Incident
@@ -13,8 +13,8 @@ from tessera_api.journal import IncidentLine, JournalRecord, LedgerLine, SizeLin
 class Recollection:
     """The newest of what the journal repeats."""
 
-    ledger: Mapping[str, float] | None
-    """Node-seconds by cause; None before the first line."""
+    ledger: LedgerLine | None
+    """Node-seconds by cause, and until when they were counted; None before the first line."""
     incidents: tuple[Incident, ...]
     """By number."""
     newest: StepLine | None
@@ -49,4 +49,4 @@ def recollect(records: Iterable[JournalRecord], known: Iterable[Incident] = ()) 
             case _:
                 pass
     told = tuple(incidents[number] for number in sorted(incidents))
-    return Recollection(ledger.seconds if ledger else None, told, newest, size)
+    return Recollection(ledger, told, newest, size)

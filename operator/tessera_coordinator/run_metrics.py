@@ -19,6 +19,7 @@ from tessera_api.journal import Event, EventName, IncidentLine, JournalRecord, S
 from tessera_api.metric import Described, MetricKind
 from tessera_api.resolved_run import ResolvedRun
 from tessera_coordinator.coordinator import Coordinator
+from tessera_coordinator.core.ledger import cost
 
 _C, _G, _H = MetricKind.COUNTER, MetricKind.GAUGE, MetricKind.HISTOGRAM
 
@@ -46,6 +47,7 @@ METRICS = (
     Described("tessera_run_node_seconds_total", _C, "Settled node-seconds by where they went", ("run", "cause")),
     Described("tessera_run_uncommitted_node_seconds", _G, "Node-seconds computed since the newest commit", ("run",)),
     Described("tessera_run_goodput_ratio", _G, "Share of all node-seconds that were compute, 0 to 1", ("run",)),
+    Described("tessera_run_cost", _G, "What all node-seconds cost so far, where a price is given", ("run",)),
     Described("tessera_run_generation", _G, "The newest generation", ("run",)),
     Described("tessera_run_nodes", _G, "Nodes: wanted, active in the open generation, spare", ("run", "role")),
     Described("tessera_run_incidents_total", _C, "Generations that ended unplanned", ("run",)),
@@ -162,12 +164,14 @@ class RunMetrics(Collector):
 
     def _of_the_nodes(self, coordinator: Coordinator) -> Iterator[Metric]:
         accounts, answer, membership = coordinator.accounts, coordinator.answer(), coordinator.membership
-        seconds = [(value, self._run, cause) for cause, value in accounts.ledger.seconds().items()]
+        seconds = [(value, self._run, cause) for cause, value in accounts.published.items()]
         yield _counter("tessera_run_node_seconds_total", *seconds)
         yield _gauge("tessera_run_uncommitted_node_seconds", (accounts.ledger.uncommitted, self._run))
         goodput = accounts.ledger.goodput()
         if goodput is not None:
             yield _gauge("tessera_run_goodput_ratio", (goodput, self._run))
+        if self._resolved.node_price is not None:
+            yield _gauge("tessera_run_cost", (cost(accounts.ledger.total, self._resolved.node_price), self._run))
         generation = membership.generation
         yield _gauge("tessera_run_generation", (float(generation.generation if generation else 0), self._run))
         counts = {"wanted": membership.wanted.count, "active": len(answer.active), "spare": len(answer.spare)}

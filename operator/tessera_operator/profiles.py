@@ -45,8 +45,15 @@ class Profile(_Setting):
     runtime_class_name: str = ""
     cache_volume: dict[str, Any] = {"emptyDir": {}}
     """Where compiled blocks are kept: a volume's source."""
+    price_per_hour: Annotated[float, Field(ge=0)] | None = None
+    """Of one accelerator, or of a node where it has none, in a currency of one's own: what runs cost is shown."""
     one_pod_per_host: bool = True
     """Keep two nodes of a run off one host."""
+
+    def node_price(self, processes: int) -> float | None:
+        """Of a node with so many trainers, an hour."""
+        devices = processes if self.device is Device.CUDA else 1
+        return None if self.price_per_hour is None else self.price_per_hour * devices
 
 
 class Gang(StrEnum):

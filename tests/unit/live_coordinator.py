@@ -33,7 +33,7 @@ from tessera_api.record import Record
 from tessera_api.run_directory import LOG_PREFIX, RunDirectory
 from tessera_api.stream import MessageStream, StreamClosed
 from tessera_api.wire import Side
-from tessera_coordinator.accounts import Accounts
+from tessera_coordinator.accounts import Accounts, Past
 from tessera_coordinator.coordinator import Coordinator, Terms
 from tessera_coordinator.core.formation import Wanted
 from tessera_coordinator.core.incidents import Incidents
@@ -132,9 +132,9 @@ class LiveCoordinator:
         claim = log.claim("test", time.time())
         journal = Journal(self.directory.root, self.store, claim.term)
         files = LiveFiles(self.directory)
-        now = time.time()
         known = recollect(read(self.store, self.directory.root))
-        accounts = Accounts(Incidents.resumed(list(known.incidents)), Ledger(now), now, known.newest)
+        past = Past(time.time(), known.newest)
+        accounts = Accounts(Incidents.resumed(list(known.incidents)), Ledger(), past)
         wanted = Wanted(*self._wanted, first_generation=before.generation + 1)
         membership = Membership(wanted, Limits(), time.monotonic())
         scribe = Scribe(log)

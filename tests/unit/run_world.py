@@ -32,6 +32,10 @@ class Agent:
     phase: Phase = Phase.TRAIN
     finished: bool = False
     units: int = 0
+    born: float | None = None
+    """When it began, by the world's clock; None: when it is first heard."""
+    welcomed: float | None = None
+    """When a coordinator first welcomed it."""
     workers: tuple[int, ...] = ()
     """Pids of trainers that have connected."""
     inbox: list[object] = field(default_factory=list)
@@ -111,7 +115,11 @@ class World:
                 store=held.store,
                 finished=agent.finished,
             )
-        hello = Hello(role=Role.AGENT, node=name, incarnation=agent.incarnation, holding=holding)
+        lived = self.now - agent.born if agent.born is not None else 0.0
+        known = self.now - agent.welcomed if agent.welcomed is not None else 0.0
+        agent.welcomed = self.now - known
+        me = {"node": name, "incarnation": agent.incarnation, "lived": lived, "known": known}
+        hello = Hello.model_validate({"role": Role.AGENT, "holding": holding, **me})
         self.carry_out(self.machine.hello(hello, self.now))
 
     def join(self, name: str, fingerprint: str = "cpu") -> None:
@@ -180,6 +188,8 @@ class World:
         """Another coordinator goes on with what stands open in the log; the agents find it."""
         again = World(adopt=self.machine.generation, committed=committed)
         again.agents = self.agents
+        for agent in again.agents.values():
+            agent.born = agent.welcomed = None  # by the other world's clock
         again.after(0.5)
         for name in again.agents:
             again.hello(name)

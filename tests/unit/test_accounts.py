@@ -6,7 +6,7 @@ import pytest
 
 from tessera_api.journal import StepLine
 from tessera_api.log import Commit, Member, Open, StoreAddress
-from tessera_coordinator.accounts import Accounts
+from tessera_coordinator.accounts import Accounts, Past
 from tessera_coordinator.core.commits import ReadyCommit
 from tessera_coordinator.core.incidents import Incidents
 from tessera_coordinator.core.ledger import Activity, Ledger
@@ -29,13 +29,13 @@ def line(step: int, generation: int = 3, data_seconds: float | None = None) -> S
 
 @pytest.mark.parametrize("adopted", [False, True], ids=["opened", "adopted"])
 def test_stalls_are_counted_in_node_seconds_and_not_once_a_rank(adopted: bool) -> None:
-    ledger = Ledger(0.0)
-    accounts = Accounts(Incidents(), ledger, 0.0)
+    ledger = Ledger()
+    accounts = Accounts(Incidents(), ledger, Past(0.0))
     if adopted:
         accounts.adopted(OPEN)
     else:
         accounts.opened(OPEN)
-    ledger.advance(50.0, {Activity.COMPUTING: 2})
+    ledger.spend(Activity.COMPUTING, 100.0)
 
     accounts.step(line(1, data_seconds=1.5))
     commit = Commit(term=1, generation=3, step=1, position=1, objects=(), time=0.0)
@@ -46,7 +46,7 @@ def test_stalls_are_counted_in_node_seconds_and_not_once_a_rank(adopted: bool) -
 
 
 def test_a_step_is_new_once_in_each_generation() -> None:
-    accounts = Accounts(Incidents(), Ledger(0.0), 0.0)
+    accounts = Accounts(Incidents(), Ledger(), Past(0.0))
 
     told = []
     for each in (line(1), line(1), line(2), line(1), line(1, generation=4), line(3, generation=3)):

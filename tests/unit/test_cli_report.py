@@ -11,7 +11,7 @@ import pytest
 
 from tessera_api.incident import Incident
 from tessera_api.journal import Event, EventName, StepLine
-from tessera_api.training_run_status import TrainingRunStatus
+from tessera_api.training_run_status import SpentSeconds, TrainingRunStatus
 from tessera_cli.report import page, write_report
 from tessera_cli.report_chart import MOST_POINTS, thinned
 from tessera_cli.run_history import CommittedStep, Generation, RunHistory
@@ -202,3 +202,16 @@ def test_positions_grow_with_time() -> None:
 def test_an_element_escapes_its_attributes_and_words() -> None:
     assert words("text", "a<b", class_="x", data_words='"') == '<text class="x" data-words="&quot;">a&lt;b</text>'
     assert element("line", x1=1.0, stroke_width=2.25) == '<line x1="1" stroke-width="2.2"/>'
+
+
+def test_the_bars_of_the_waterfall_follow_each_other_and_lost_work_has_its_price() -> None:
+    spent = (("lost_work", 100), ("compute", 800), ("spare", 100))
+    seconds = tuple(SpentSeconds(cause=cause, seconds=amount) for cause, amount in spent)
+    status = TrainingRunStatus(node_seconds=seconds, cost="12.00", lost_work_cost="1.20")
+
+    shown = page(replace(history(), status=status))
+
+    bars = re.findall(r'class="bar (\w+)" style="margin-left:([\d.]+)%;width:([\d.]+)%"', shown)
+    assert bars == [("good", "0.00", "80.00"), ("bad", "80.00", "10.00"), ("other", "90.00", "10.00")]
+    assert "Cost so far: 12.00; of work that was lost: 1.20." in shown
+    assert "Not counted yet" in page(history())

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tessera_coordinator.core.ledger import Activity, Cause, Ledger
+from tessera_coordinator.core.ledger import Activity, Cause, Ledger, cost
 
 SECONDS = st.floats(0.0, 1e4)
 ACTIONS = st.one_of(
-    st.tuples(st.just("advance"), SECONDS, st.dictionaries(st.sampled_from(Activity), st.integers(0, 5000))),
+    st.tuples(st.just("spend"), SECONDS, st.sampled_from(Activity)),
     st.tuples(st.just("stalled"), st.floats(-10.0, 1e6), st.sampled_from(Cause)),
     st.tuples(st.just("committed"), st.none(), st.none()),
     st.tuples(st.just("lost"), st.none(), st.none()),
@@ -22,14 +22,13 @@ ACTIONS = st.one_of(
 def test_every_node_second_has_one_cause_and_nothing_that_was_published_falls(
     actions: list[tuple[str, float, object]],
 ) -> None:
-    ledger, now, passed = Ledger(0.0), 0.0, 0.0
+    ledger, passed = Ledger(), 0.0
     published = ledger.seconds()
     for what, amount, more in actions:
         match what, more:
-            case "advance", dict():
-                now += amount
-                ledger.advance(now, more)
-                passed += amount * sum(more.values())
+            case "spend", Activity():
+                ledger.spend(more, amount)
+                passed += amount
             case "stalled", Cause():
                 ledger.stalled(more, amount)
             case "committed", _:
@@ -45,9 +44,10 @@ def test_every_node_second_has_one_cause_and_nothing_that_was_published_falls(
 
 
 def test_each_activity_has_its_cause_and_computing_waits_for_a_commit() -> None:
-    ledger = Ledger(10.0)
+    ledger = Ledger()
 
-    ledger.advance(12.0, dict.fromkeys(Activity, 3))
+    for activity in Activity:
+        ledger.spend(activity, 6.0)
 
     nothing = dict.fromkeys((cause.value for cause in Cause), 0.0)
     direct = {"evaluation": 6.0, "start_up": 6.0, "recovery": 6.0, "spare": 6.0, "idle": 6.0}
@@ -55,11 +55,11 @@ def test_each_activity_has_its_cause_and_computing_waits_for_a_commit() -> None:
 
 
 def test_a_commit_settles_compute_and_the_end_of_a_generation_what_was_lost() -> None:
-    ledger = Ledger(0.0)
-    ledger.advance(10.0, {Activity.COMPUTING: 2})
+    ledger = Ledger()
+    ledger.spend(Activity.COMPUTING, 20.0)
     ledger.stalled(Cause.DATA_WAIT, 3.0)
     ledger.committed()
-    ledger.advance(14.0, {Activity.COMPUTING: 1})
+    ledger.spend(Activity.COMPUTING, 4.0)
     ledger.lost()
 
     settled = ledger.seconds()
@@ -70,31 +70,39 @@ def test_a_commit_settles_compute_and_the_end_of_a_generation_what_was_lost() ->
         "lost_work": 4.0,
     }
     assert ledger.goodput() == pytest.approx(17 / 24)
+    ledger.spend(Activity.SPARE, 24.0)
+    assert ledger.goodput() == pytest.approx(17 / 48)
+    assert ledger.ettr() == pytest.approx(17 / 24)
 
 
 def test_a_stall_is_never_more_than_what_was_computed() -> None:
-    ledger = Ledger(0.0)
-    ledger.advance(2.0, {Activity.COMPUTING: 1})
+    ledger = Ledger()
+    ledger.spend(Activity.COMPUTING, 2.0)
 
     ledger.stalled(Cause.CHECKPOINT_STALL, 50.0)
 
     assert (ledger.seconds()["checkpoint_stall"], ledger.uncommitted) == (2.0, 0.0)
 
 
-def test_a_clock_that_goes_back_takes_nothing_away() -> None:
-    ledger = Ledger(100.0)
+def test_what_never_passed_takes_nothing_away() -> None:
+    ledger = Ledger({"idle": 4.0})
 
-    ledger.advance(90.0, {Activity.IDLE: 4})
-    ledger.advance(91.0, {Activity.IDLE: 4})
+    ledger.spend(Activity.IDLE, -3.0)
+    ledger.spend(Activity.COMPUTING, -3.0)
 
-    assert ledger.seconds()["idle"] == 4.0
+    assert (ledger.seconds()["idle"], ledger.uncommitted) == (4.0, 0.0)
+
+
+def test_a_price_makes_a_cost_of_node_seconds() -> None:
+    assert cost(node_seconds=5400.0, node_price=8.0) == pytest.approx(12.0)
 
 
 def test_a_restarted_coordinator_goes_on_from_the_newest_line_and_ignores_causes_it_does_not_know() -> None:
-    ledger = Ledger(50.0, {"compute": 100.0, "added_later": 7.0})
+    ledger = Ledger({"compute": 100.0, "added_later": 7.0}, uncommitted=3.0)
 
     assert {cause: value for cause, value in ledger.seconds().items() if value} == {"compute": 100.0}
+    assert ledger.total == 103.0
 
 
 def test_before_anything_happened_there_is_no_goodput() -> None:
-    assert Ledger(0.0).goodput() is None
+    assert (Ledger().goodput(), Ledger().ettr()) == (None, None)

@@ -36,7 +36,9 @@ TOLD: tuple[JournalRecord, ...] = (
 
 
 def test_of_what_is_repeated_the_newest_counts() -> None:
-    assert recollect(TOLD) == Recollection({"compute": 5.0}, (incident(1, opened=7.0), incident(2)), step(3), SIZE)
+    assert recollect(TOLD) == Recollection(
+        LedgerLine(time=3.0, seconds={"compute": 5.0}), (incident(1, opened=7.0), incident(2)), step(3), SIZE
+    )
 
 
 def test_a_run_that_has_just_begun_has_nothing_to_remember() -> None:

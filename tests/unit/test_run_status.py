@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tessera_api.journal import StepLine
 from tessera_api.times import span
 from tessera_api.training_run_status import RunPhase, TrainingRunStatus
+from tessera_coordinator.core.ledger import Ledger
 from tessera_coordinator.core.status import Seen, status, thousands
 
 CREATED = 1_700_000_000.0
@@ -32,7 +33,8 @@ SEEN = Seen(
     active=4,
     generation=3,
     first_generation=1,
-    goodput=0.97312,
+    ledger=Ledger({"compute": 7000.0, "recovery": 200.0, "lost_work": 100.0, "spare": 20.4}, uncommitted=120.0),
+    node_price=36.0,
     newest=NEWEST,
     seconds_per_step=0.75,
     created=CREATED,
@@ -66,7 +68,17 @@ def test_a_run_in_full_flight_shows_every_column() -> None:
         "nodes": "4/4",
         "activeNodes": 4,
         "restarts": 2,
-        "goodput": "0.973",
+        "goodput": "0.957",
+        "ettr": "0.960",
+        "nodeSeconds": [
+            {"cause": "compute", "seconds": 7000},
+            {"cause": "recovery", "seconds": 200},
+            {"cause": "lost_work", "seconds": 100},
+            {"cause": "spare", "seconds": 20},
+            {"cause": "uncommitted", "seconds": 120},
+        ],
+        "cost": "74.40",
+        "lostWorkCost": "1.00",
         "eta": "3h17m",
         "age": "58m0s",
     }
@@ -74,7 +86,7 @@ def test_a_run_in_full_flight_shows_every_column() -> None:
 
 def test_a_run_that_has_not_begun_shows_only_what_is_known() -> None:
     young = replace(
-        SEEN, phase=RunPhase.PENDING, newest=None, goodput=None, seconds_per_step=None, generation=0, active=0
+        SEEN, phase=RunPhase.PENDING, newest=None, ledger=Ledger(), seconds_per_step=None, generation=0, active=0
     )
 
     shown = document(young)

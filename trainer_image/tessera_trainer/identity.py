@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -13,3 +14,5 @@ class Identity:
     incarnation: str
     host: str
     processes: int
+    began: float = field(default_factory=time.monotonic)
+    """When its agent began, monotonic seconds."""

@@ -82,7 +82,7 @@ class NodeLink:
         self.loop = asyncio.new_event_loop()
         self._stream: MessageStream | None = None
         self._outbox = Outbox()
-        self._term = 0
+        self._term, self._welcomed = 0, None  # type: tuple[int, float | None]
         self._open: Open | None = None
         self._digest = ""
         self._left: Holding | None = None
@@ -306,6 +306,7 @@ class NodeLink:
         if not isinstance(welcome, Welcome) or welcome.term < self._term:
             raise StreamClosed(f"no welcome of term {self._term} or newer")
         self._term, self._stream = welcome.term, stream
+        self._welcomed = self._welcomed or time.monotonic()
         self._search.welcomed(welcome.term)
         logger.info("coordinator of term %d, under key %d", welcome.term, stream.keys.number)
         self._send_beat(
@@ -328,6 +329,8 @@ class NodeLink:
             incarnation=self._identity.incarnation,
             host=self._identity.host,
             processes=self._identity.processes,
+            lived=time.monotonic() - self._identity.began,
+            known=time.monotonic() - self._welcomed if self._welcomed is not None else 0.0,
             holding=self._holding() if role is Role.AGENT else None,
             term_seen=self._term,
         )

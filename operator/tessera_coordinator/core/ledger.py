@@ -1,12 +1,13 @@
 """The goodput ledger: every node-second of the run ends in exactly one cause (design.md §2.6).
 
-Pure; time is an argument (Unix seconds). What members compute is `uncommitted` until a commit settles it as compute
+Pure. What members compute is `uncommitted` until a commit settles it as compute
 or the end of the generation as lost work; only settled seconds are published, so that none ever falls. Stalls that
 the trainers report (checkpoint, data) are moved out of what was computed in the same step.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 
 
@@ -47,19 +48,16 @@ _DIRECT = {
 class Ledger:
     """Node-seconds by cause."""
 
-    def __init__(self, now: float, seconds: dict[str, float] | None = None) -> None:
-        self._at = now
+    def __init__(self, seconds: Mapping[str, float] | None = None, uncommitted: float = 0.0) -> None:
         self._settled = {cause: (seconds or {}).get(cause.value, 0.0) for cause in Cause}
-        self._uncommitted = 0.0
+        self._uncommitted = uncommitted
 
-    def advance(self, now: float, activities: dict[Activity, int]) -> None:
-        """The time since the last call was spent so: number of nodes by activity."""
-        passed, self._at = max(0.0, now - self._at), now
-        for activity, nodes in activities.items():
-            if activity is Activity.COMPUTING:
-                self._uncommitted += passed * nodes
-            else:
-                self._settled[_DIRECT[activity]] += passed * nodes
+    def spend(self, activity: Activity, node_seconds: float) -> None:
+        """Nodes have done that for so long, in sum."""
+        if activity is Activity.COMPUTING:
+            self._uncommitted += max(0.0, node_seconds)
+        else:
+            self._settled[_DIRECT[activity]] += max(0.0, node_seconds)
 
     def stalled(self, cause: Cause, node_seconds: float) -> None:
         """Part of what counted as computing was a wait."""
@@ -86,7 +84,21 @@ class Ledger:
         """Computed, but not yet safe."""
         return self._uncommitted
 
+    @property
+    def total(self) -> float:
+        """All node-seconds, settled or not."""
+        return sum(self._settled.values()) + self._uncommitted
+
     def goodput(self) -> float | None:
         """Compute (with what is not yet settled) as a share of all node-seconds."""
-        total = sum(self._settled.values()) + self._uncommitted
-        return (self._settled[Cause.COMPUTE] + self._uncommitted) / total if total > 0 else None
+        return (self._settled[Cause.COMPUTE] + self._uncommitted) / self.total if self.total > 0 else None
+
+    def ettr(self) -> float | None:
+        """Effective training time: the same share of what was not spent on standing ready. None: nothing was."""
+        trained = self.total - self._settled[Cause.SPARE]
+        return (self._settled[Cause.COMPUTE] + self._uncommitted) / trained if trained > 0 else None
+
+
+def cost(node_seconds: float, node_price: float) -> float:
+    """Of so many node-seconds, in the price's currency."""
+    return node_seconds / 3600.0 * node_price

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from tessera_api.log import Open
@@ -37,6 +38,10 @@ class Node:
     finished: int = 0
     """The generation whose work it has finished."""
     phase: Phase = Phase.START
+    lived: float = 0.0
+    """Seconds since its agent began, when it was first heard,"""
+    known: float = 0.0
+    """and since any coordinator first welcomed it."""
     facts: Processes | None = None
     """As of its last beat or offer; None: not heard since this coordinator began."""
 
@@ -56,6 +61,10 @@ class Roster:
 
     def __init__(self) -> None:
         self._nodes: dict[str, Node] = {}
+        self.came: Callable[[Node], None] = lambda node: None
+        """Called with each node that is counted from now on,"""
+        self.goes: Callable[[Node], None] = lambda node: None
+        """and with each that will not be counted any more."""
         self._arrivals = 0
 
     def get(self, name: str) -> Node | None:
@@ -71,7 +80,9 @@ class Roster:
         self._arrivals += 1
         host, processes = (hello.host, hello.processes) if hello else ("", 1)
         node = Node(name, incarnation, host, processes, self._arrivals, now)
+        node.lived, node.known = (hello.lived, hello.known) if hello else (0.0, 0.0)
         self._nodes[name] = node
+        self.came(node)
         return node
 
     def adopt(self, generation: Open, return_within: float, now: float) -> None:
@@ -82,7 +93,9 @@ class Roster:
 
     def drop(self, name: str) -> None:
         """The node is no longer counted."""
-        self._nodes.pop(name, None)
+        if name in self._nodes:
+            self.goes(self._nodes[name])
+            del self._nodes[name]
 
     def restart_clocks(self, now: float) -> None:
         """The coordinator was not awake: no silence counts."""

@@ -9,6 +9,7 @@ from tessera_api.journal import StepLine
 from tessera_api.run_directory import evidence_name
 from tessera_api.times import span, stamp
 from tessera_api.training_run_status import RunPhase, TrainingRunStatus
+from tessera_coordinator.core.ledger import Cause, Ledger, cost
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,9 @@ class Seen:
     active: int
     generation: int
     first_generation: int
-    goodput: float | None
+    ledger: Ledger
+    node_price: float | None
+    """Of a node an hour; None: not given."""
     newest: StepLine | None
     seconds_per_step: float | None
     created: float
@@ -60,13 +63,31 @@ def status(seen: Seen) -> TrainingRunStatus:
         shown["loss"] = decimal(newest.loss, 4)
         shown["tokensPerSecond"] = thousands(newest.tokens_per_second) if newest.tokens_per_second else None
         shown["mfu"] = decimal(newest.mfu, 3) if newest.mfu is not None else None
-    if seen.goodput is not None:
-        shown["goodput"] = f"{seen.goodput:.3f}"
+    shown |= _ledger(seen.ledger, seen.node_price)
     if seen.seconds_per_step is not None and running:
         shown["eta"] = span((seen.total_steps - done) * seen.seconds_per_step)
     if seen.incidents:
         shown["incidents"] = [_incident(incident) for incident in seen.incidents]
     return TrainingRunStatus.model_validate({key: value for key, value in shown.items() if value is not None})
+
+
+def _ledger(ledger: Ledger, node_price: float | None) -> dict[str, object]:
+    """Where the node-seconds went, and what they cost."""
+    goodput, ettr = ledger.goodput(), ledger.ettr()
+    if goodput is None or ettr is None:
+        return {}
+    settled = {cause: round(seconds) for cause, seconds in ledger.seconds().items()}
+    spent = {**settled, "uncommitted": round(ledger.uncommitted)}
+    shown: dict[str, object] = {
+        "goodput": f"{goodput:.3f}",
+        "ettr": f"{ettr:.3f}",
+        "nodeSeconds": [{"cause": cause, "seconds": seconds} for cause, seconds in spent.items() if seconds],
+    }
+    if node_price is not None:
+        lost = ledger.seconds()[Cause.LOST_WORK.value]
+        shown["cost"] = f"{cost(ledger.total, node_price):.2f}"
+        shown["lostWorkCost"] = f"{cost(lost, node_price):.2f}"
+    return shown
 
 
 def _incident(incident: Incident) -> dict[str, object]:

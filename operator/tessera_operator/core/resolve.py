@@ -53,6 +53,7 @@ def resolve(run: TrainingRun, made_from: Ingredients, profile: Profile, around: 
         coordinator=around.coordinator,
         first_key=around.key,
         ordered_by=profile.topology_label,
+        node_price=profile.node_price(run.spec.nodes.processes_per_node),
         versions=dict(around.versions),
     )
 
@@ -67,8 +68,14 @@ def _recipe(run: TrainingRun, origin: ResolvedRun | None) -> Recipe:
 def resolve_again(before: ResolvedRun, run: TrainingRun, profile: Profile, around: Surroundings) -> ResolvedRun:
     """A later start: what may change is as the resource has it now, everything that decides bits as it was."""
     plain = run.model_copy(update={"status": None})
-    changed = {"asked": plain, "run": plain, "device": profile.device, "versions": dict(around.versions)}
-    changed["ordered_by"] = profile.topology_label
+    changed = {
+        "asked": plain,
+        "run": plain,
+        "device": profile.device,
+        "versions": dict(around.versions),
+        "ordered_by": profile.topology_label,
+        "node_price": profile.node_price(run.spec.nodes.processes_per_node),
+    }
     here = {"started": around.now, "coordinator": around.coordinator, "first_key": around.key}
     return before.model_copy(update={"start": before.start + 1, **here, **changed})
 

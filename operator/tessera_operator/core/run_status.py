@@ -14,7 +14,7 @@ from tessera_operator.core.run_decision import Over, Plan
 from tessera_operator.core.view import View
 
 _FROM_COORDINATOR = ("step", "loss", "tokens_per_second", "mfu", "nodes", "active_nodes", "restarts")
-_ALSO = ("goodput", "eta", "incidents")
+_ALSO = ("goodput", "ettr", "node_seconds", "cost", "lost_work_cost", "eta", "incidents")
 
 
 def run_status(view: View, plan: Plan) -> TrainingRunStatus:
@@ -160,7 +160,10 @@ def _timed(view: View, found: list[tuple[str, str, str, str]]) -> tuple[Conditio
 
 
 NUMBERS = frozenset(
-    ("active_seconds", "active_at", "step", "loss", "tokens_per_second", "mfu", "goodput", "eta", "age")
+    (
+        *("active_seconds", "active_at", "step", "loss", "tokens_per_second", "mfu", "eta", "age"),
+        *("goodput", "ettr", "node_seconds", "cost", "lost_work_cost"),
+    )
 )
 
 
