@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from tessera_api.inspection import Prove
+from tessera_api.inspection import Inspect, Prove
 from tessera_api.journal import EventName
 from tessera_api.log import Open
 from tessera_api.messages import Assign, Beat, Hello, Holding, Join, Phase, Processes, Restart, Role
@@ -93,6 +93,8 @@ class World:
         if isinstance(message, Assign):
             agent.held, agent.step = message.open, -1
             agent.phase, agent.finished = Phase.TRAIN, False
+        elif isinstance(message, Inspect) and agent.beats:
+            self.beat(agent.name)
         elif isinstance(message, Prove) and self.proves:
             self.join(agent.name)
 

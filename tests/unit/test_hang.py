@@ -71,6 +71,16 @@ def test_nodes_that_beat_and_compute_nothing_are_asked_and_then_begin_anew() -> 
     assert (world.number(), world.members()) == (2, NODES)
 
 
+def test_the_time_counts_from_the_last_step_itself_and_not_from_the_beat_that_told_of_it() -> None:
+    world = training()
+    world.after(0.4)
+    world.step(*NODES)
+    world.after(59.8)
+    assert asked(world) == set()
+    world.after(0.3)
+    assert asked(world) == set(NODES)
+
+
 def test_who_does_not_answer_is_waited_for_so_long() -> None:
     world = training()
     until_asked(world)

@@ -309,9 +309,8 @@ class NodeLink:
         self._welcomed = self._welcomed or time.monotonic()
         self._search.welcomed(welcome.term)
         logger.info("coordinator of term %d, under key %d", welcome.term, stream.keys.number)
-        self._send_beat(
-            anew=True
-        )  # at once: a coordinator that heard nothing for a while must not take that for standstill
+        # At once: a coordinator that heard nothing for a while must not take that for standstill.
+        self._send_beat(anew=True)
         if self._join is not None:
             self._send(self._join)
         for number, report in self._outbox.unsafe():
@@ -359,6 +358,7 @@ class NodeLink:
                 self._end(message)
             case Inspect(generation=generation):
                 if self._open is not None and self._open.generation == generation:
+                    self._send_beat()  # whether they have come further after all
                     self._inspection = self.loop.create_task(self._say_what_they_do(generation))
             case Prove(join=sequence, reason=reason):
                 self._withdraw(sequence, reason)

@@ -4,7 +4,7 @@ Progress is counted in micro-batches, so that a long step is none; what takes it
 compilation, checkpoint, evaluation, export) is declared and has a limit of its own, and so has a wait for data, which
 is found by asking. What must stay true: only time in which every member has said that it came no further counts, and
 none in which the coordinator was not awake; before a generation is ended for a hang, every node is asked what its
-trainers are doing, and one that moves meanwhile saves it.
+trainers are doing, which it answers with a beat and their stacks, and one that has moved by then saves it.
 """
 
 from __future__ import annotations
@@ -79,7 +79,8 @@ class Hangs:
         """A member says how far it is in the open generation."""
         step, units = self._known.get(node, (-1, 0))
         if beat.step > step or beat.units > units:
-            self._at, self._asked = now, None
+            at = now if beat.units > units or beat.step_age is None else now - beat.step_age
+            self._at, self._asked = max(self._at, at), None
         self._known[node] = (max(step, beat.step), max(units, beat.units))
 
     def inspected(self, node: str, said: Inspected) -> None:
@@ -99,12 +100,14 @@ class Hangs:
         if limit is None or not everybody:
             return [], None
         due = max(since + limit, self._excused + self._limits.floor)
-        if not all(_says_so(node, due) for node in members):
+        if now < due or not all(node.connected and node.told is not None for node in members):
             return [], None
         if self._asked is None or self._asked < since:
             self._asked, self._seen = now, {}
             self._questioned = (generation.generation, frozenset(node.name for node in members))
             return [Send(node.name, Inspect(generation=generation.generation)) for node in members], None
+        if not all(_says_so(node, self._asked) for node in members):
+            return [], None
         if len(self._seen) < len(members) and now - self._asked < self._limits.evidence:
             return [], None
         reading = any(rank.reading for said in self._seen.values() for rank in said)
@@ -125,9 +128,9 @@ class Hangs:
         return self._limits.start if median is None else max(self._limits.floor, self._limits.steps * median)
 
 
-def _says_so(node: Node, late: float) -> bool:
-    """It has spoken of this generation since it should have come further."""
-    return node.connected and node.told is not None and node.told >= late
+def _says_so(node: Node, asked: float) -> bool:
+    """It has spoken of this generation since it was asked, which is later than it should have come further."""
+    return node.connected and node.told is not None and node.told >= asked
 
 
 def _verdict(seconds: float, members: list[Node], seen: dict[str, tuple[RankSeen, ...]]) -> Hang:
