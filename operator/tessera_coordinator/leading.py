@@ -95,6 +95,7 @@ async def lead(place: Place, store: Store, log: RunLog, claim: Claim, ears: Ears
     ladder = Ladder.resumed(known.incidents, random.random)
     membership = Membership(_wanted(place.resolved, log.history, known), Limits(), time.monotonic(), hang, ladder)
     membership.best_step = known.best_step
+    membership.judge.began(known.best_before)
     scribe = Scribe(log)
     records = Records(journal, files)
     records.keep = store.put

@@ -25,8 +25,12 @@ class Recollection:
     @property
     def best_step(self) -> int:
         """The highest step that was ever reached, as far as is known; -1: none."""
-        lost = max((incident.highest_step_before for incident in self.incidents), default=-1)
-        return max(lost, self.newest.step if self.newest is not None else -1)
+        return max(self.best_before, self.newest.step if self.newest is not None else -1)
+
+    @property
+    def best_before(self) -> int:
+        """The highest that was reached before the last incident: beyond it, the newest generation has made progress."""
+        return max((incident.highest_step_before for incident in self.incidents), default=-1)
 
 
 def recollect(records: Iterable[JournalRecord], known: Iterable[Incident] = ()) -> Recollection:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable
 
 from tessera_api.journal import Event, EvidenceLine, IncidentLine, JournalRecord, LedgerLine, SizeLine, StepLine
@@ -29,6 +30,7 @@ class Records:
         """Events since the status was shown, and since the journal was shipped."""
         self._shipped_at = 0.0
         self._waiting: list[Callable[[], None]] = []
+        self._keeping = threading.Lock()
         self._bundles: list[EvidenceLine] = []
         """Evidence that the storage does not have yet."""
         self.keep: Callable[[str, bytes], None] = lambda name, data: None
@@ -87,10 +89,11 @@ class Records:
         """Copy the journal's new records to storage; called off the event loop. Whether they are there."""
         try:
             self._journal.ship()
-            while self._bundles:
-                line = self._bundles[0]
-                self.keep(evidence_name(line.number), line.model_dump_json(indent=1).encode() + b"\n")
-                del self._bundles[0]
+            with self._keeping:
+                while self._bundles:
+                    line = self._bundles[0]
+                    self.keep(evidence_name(line.number), line.model_dump_json(indent=1).encode() + b"\n")
+                    del self._bundles[0]
         except StoreError as error:
             logger.warning("the journal waits for storage: %s", error)
             return False

@@ -71,6 +71,19 @@ def test_nodes_that_beat_and_compute_nothing_are_asked_and_then_begin_anew() -> 
     assert (world.number(), world.members()) == (2, NODES)
 
 
+def test_a_hang_soon_after_a_restart_is_found_as_soon_once_a_first_step_is_made() -> None:
+    world = training()
+    hangs_at(world, NODES, "mine.py:7 spin")
+    assert (world.number(), world.members()) == (2, NODES)
+    world.after(50)
+    assert asked(world) == set(), "code may be compiled until the first step"
+    world.step(*NODES)
+    world.after(58)
+    assert asked(world) == set()
+    world.after(3)
+    assert asked(world) == set(NODES)
+
+
 def test_the_time_counts_from_the_last_step_itself_and_not_from_the_beat_that_told_of_it() -> None:
     world = training()
     world.after(0.4)

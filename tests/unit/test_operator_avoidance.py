@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from tessera_api.exit_codes import ExitCode
 from tessera_api.times import stamp
 from tessera_api.training_run_status import NodeLosses, TrainingRunStatus
 from tessera_operator.core.avoidance import FORGET_SECONDS, REST_SECONDS
@@ -46,6 +47,15 @@ def test_a_node_that_the_run_loses_is_counted_with_the_pod_that_is_given_up() ->
 
 def test_a_pod_that_ends_in_trouble_counts_against_its_node() -> None:
     assert counted(decide(seen(pods=with_n1(phase="Failed", exit_code=1)))) == {"host-n1": 1}
+
+
+def test_a_machine_from_which_the_run_itself_has_sent_a_node_away_rests_at_once() -> None:
+    plan = decide(seen(pods=with_n1(phase="Failed", exit_code=ExitCode.REPLACED)))
+
+    assert counted(plan) == {"host-n1": 3}
+    assert plan.hosts is not None
+    assert plan.hosts.resting == {"host-n1": STAMP}
+    assert [(made.slot, made.attempt) for made in plan.make] == [("n1", 1)]
 
 
 def test_an_end_at_the_memory_limit_a_good_end_and_a_deleted_pod_say_nothing_about_the_node() -> None:

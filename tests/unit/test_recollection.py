@@ -41,6 +41,14 @@ def test_of_what_is_repeated_the_newest_counts() -> None:
     )
 
 
+def test_the_best_step_is_that_of_any_generation_and_what_was_before_the_last_incident_is_told_apart() -> None:
+    lost = incident(3).model_copy(update={"highest_step_before": 7})
+    known = recollect((step(9), IncidentLine(incident=lost), step(8)))
+
+    assert (known.best_step, known.best_before) == (8, 7)
+    assert (recollect(()).best_step, recollect(()).best_before) == (-1, -1)
+
+
 def test_a_run_that_has_just_begun_has_nothing_to_remember() -> None:
     assert recollect(()) == Recollection(None, (), None)
 

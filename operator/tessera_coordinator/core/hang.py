@@ -30,7 +30,11 @@ class HangLimits:
     steps: float = 5.0
     """Of training: so many times the median step, if that is longer."""
     start: float = 1800.0
-    """Until five steps are known: weights are read and code is compiled."""
+    """Until five steps are known: weights are read and code is compiled. Once an earlier generation has made as many,
+    until the first step."""
+    early: float = 2.0
+    """Of training, until five steps of a later generation are known: so many times the slowest step of an earlier one,
+    if that is longer."""
     declared: float = 18_000.0
     """In a checkpoint that is waited for, an evaluation, an export, and for data: longer than a trainer waits for a
     storage that is out before it gives up by itself."""
@@ -57,10 +61,15 @@ class Hangs:
 
     def __init__(self, limits: HangLimits) -> None:
         self._limits = limits
+        self._usual: float | None = None
+        """What training was given in an earlier generation, once its steps were known."""
         self.begun(0.0)
 
-    def begun(self, now: float) -> None:
-        """A generation is open."""
+    def begun(self, now: float, after: Pace | None = None) -> None:
+        """A generation is open. What the steps of the one before took says what its own may take."""
+        if after is not None and (median := after.median()) is not None:
+            slowest = self._limits.early * max(after.durations)
+            self._usual = max(self._limits.floor, self._limits.steps * median, slowest)
         self._at = now
         """When somebody was last heard to have come further."""
         self._known: dict[str, tuple[int, int]] = {}
@@ -124,8 +133,9 @@ class Hangs:
             return None  # a program that says nothing of itself cannot be found standing still
         if phases - {Phase.START, Phase.TRAIN}:
             return self._limits.declared
-        median = pace.median()
-        return self._limits.start if median is None else max(self._limits.floor, self._limits.steps * median)
+        if (median := pace.median()) is not None:
+            return max(self._limits.floor, self._limits.steps * median)
+        return self._limits.start if self._usual is None or pace.at is None else self._usual
 
 
 def _says_so(node: Node, asked: float) -> bool:

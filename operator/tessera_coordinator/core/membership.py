@@ -346,8 +346,8 @@ class Membership:
     def opened(self, generation: Open, now: float) -> list[Effect]:
         """The entry stands in the log: the generation is open."""
         self.generation, self.state, self._since = generation, State.OPEN, now
+        self.hangs.begun(now, after=self.pace)
         self.pace = Pace()
-        self.hangs.begun(now)
         self.parking.generation_began(generation.resume.step if generation.resume else -1)
         self.judge.began(self.best_step)
         effects: list[Effect] = [self._event(EventName.GENERATION_OPENED, f"{', '.join(generation.names())}")]
