@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter
 
+from tessera_api.drill import Drill
 from tessera_api.incident import Finding, Incident
 from tessera_api.record import Count, Record, Text
 
@@ -35,6 +36,7 @@ class EventName(StrEnum):
     PHASE = "Phase"
     HANG = "Hang"
     DIAGNOSED = "Diagnosed"
+    DRILL = "Drill"
     STOP_ORDERED = "StopOrdered"
     SELF_DOUBT = "SelfDoubt"
     STORAGE_TROUBLE = "StorageTrouble"
@@ -107,6 +109,15 @@ class EvidenceLine(Record):
     findings: tuple[Finding, ...]
 
 
+class DrillLine(Record):
+    """A drill that was done."""
+
+    record: Literal["drill"] = "drill"
+    time: float
+    """When, Unix seconds."""
+    drill: Drill
+
+
 class SizeLine(Record):
     """How many nodes the run was told to have, while it ran: of the start that runs, the newest line counts."""
 
@@ -117,6 +128,6 @@ class SizeLine(Record):
     min: Annotated[int, Field(ge=1)]
 
 
-_Any = Event | StepLine | LedgerLine | IncidentLine | EvidenceLine | SizeLine
+_Any = Event | StepLine | LedgerLine | IncidentLine | EvidenceLine | DrillLine | SizeLine
 JournalRecord = Annotated[_Any, Field(discriminator="record")]
 JOURNAL_RECORD: TypeAdapter[JournalRecord] = TypeAdapter(JournalRecord)

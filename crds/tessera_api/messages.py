@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from tessera_api.drill import Drill
 from tessera_api.inspection import Inspect, Inspected, Prove
 from tessera_api.log import MAX_NODES, Member, Open, StoreAddress, StoredObject
 from tessera_api.orders import Places, Reaped, Size, StatusQuestion, StopRun, Warnings
@@ -346,6 +347,7 @@ FromAgent = (
     | Size
     | Places
     | Warnings
+    | Drill
     | Reaped
     | Inspected
     | StatusQuestion
@@ -363,6 +365,7 @@ FromCoordinator = (
     | StatusAnswer
     | Inspect
     | Prove
+    | Drill
 )
 Report = Steps | Trouble | Part | PhaseChange | RewindRequest | SkipRequest | Note | Finished | Leave
 """Messages that must arrive: numbered, repeated on a new stream until acknowledged."""

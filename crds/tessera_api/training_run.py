@@ -1,9 +1,9 @@
 """The resource `TrainingRun`: what to train, on which data, how, on how many nodes, and where the results go.
 
-Owns every field, bound and default of it. `nodes`, `checkpoint`, `hangSeconds` and `suspend` may change while a run
-lives; what decides the model's bits is frozen, because a run with other data or another batch is another run. Steps
-are optimizer steps, samples are sequences of `sequenceLength` tokens, a unit is a fixed number of samples that is never
-split between ranks.
+Owns every field, bound and default of it. `nodes`, `checkpoint`, `hangSeconds`, `drills` and `suspend` may change while
+a run lives; what decides the model's bits is frozen, because a run with other data or another batch is another run.
+Steps are optimizer steps, samples are sequences of `sequenceLength` tokens, a unit is a fixed number of samples that is
+never split between ranks.
 """
 
 from decimal import Decimal
@@ -83,6 +83,13 @@ class Recomputation(StrEnum):
 
     NONE = "none"
     BLOCKS = "blocks"
+
+
+class Drills(StrEnum):
+    """Whether faults may be ordered."""
+
+    REFUSED = "Refused"
+    ALLOWED = "Allowed"
 
 
 class Origin(Document):
@@ -283,6 +290,8 @@ class TrainingRunSpec(Document):
     """End a generation that computes nothing for so long, and for five times its median step if that is longer, and
     begin the next; from the next start on. Start-up has half an hour; waits for data and storage, evaluation and export
     have five."""
+    drills: Drills = Drills.REFUSED
+    """Whether faults may be ordered of this run, to see it recover; from the next start on."""
     managed_by: Annotated[str, StringConstraints(max_length=253, pattern=_CONTROLLER)] = OPERATOR
     """The controller that looks after the run: another than tessera.dev/operator has Tessera's leave it alone. On a
     cluster only."""

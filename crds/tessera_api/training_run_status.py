@@ -9,6 +9,7 @@ from typing import Annotated
 
 from pydantic import Field, StrictInt, StringConstraints
 
+from tessera_api.drill import Fault
 from tessera_api.failure import FailureClass, Rung
 from tessera_api.resource import Conditions, Document, keyed, listed
 
@@ -73,6 +74,35 @@ class SpentSeconds(Document):
     computed since the newest checkpoint, to be compute or lost work."""
     seconds: Annotated[StrictInt, Field(ge=0)]
     """Node-seconds."""
+
+
+class DrillResult(StrEnum):
+    """What came of a drill."""
+
+    RUNS = "Runs"
+    KEPT = "Kept"
+    """The promise was kept,"""
+    BROKEN = "Broken"
+    """or not."""
+
+
+class ShownDrill(Document):
+    """A fault that was ordered."""
+
+    identity: Annotated[str, StringConstraints(max_length=64)]
+    """Of the order."""
+    fault: Fault
+    """What was done."""
+    node: Annotated[str, StringConstraints(max_length=63)] | None = None
+    """To which node; not there where it was the coordinator."""
+    result: DrillResult = DrillResult.RUNS
+    """Whether the run recovered as promised."""
+    detect_seconds: _Shown | None = None
+    """From the fault to its detection, a decimal."""
+    recovery_seconds: _Shown | None = None
+    """From the detection to the next step, a decimal."""
+    steps_lost: Annotated[StrictInt, Field(ge=0)] | None = None
+    """Steps that had to be computed again."""
 
 
 class PodAttempts(Document):
@@ -170,6 +200,8 @@ class TrainingRunStatus(Document):
         None
     )
     """The newest generations that ended unplanned."""
+    drills: Annotated[tuple[ShownDrill, ...], Field(max_length=10, json_schema_extra=keyed("identity"))] | None = None
+    """The newest drills."""
     attempts: Annotated[tuple[PodAttempts, ...], Field(max_length=4400, json_schema_extra=keyed("slot"))] | None = None
     """Which pod of each slot is meant to be there, where it is not the first."""
     active_seconds: Annotated[StrictInt, Field(ge=0)] | None = None

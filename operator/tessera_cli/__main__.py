@@ -41,11 +41,24 @@ def _run(options: argparse.Namespace, words: list[str]) -> int:
 
         print("\n".join(f"{name} {version}" for name, version in versions().items()))
         return _DONE
+    if options.command == "drill":
+        return int(_drill(options))
     from tessera_cli import run_commands
 
     shown = {"report": run_commands.report, "status": run_commands.status, "stop": run_commands.stop}
     print(shown[options.command](options.directory))
     return _DONE
+
+
+def _drill(options: argparse.Namespace) -> ExitCode:
+    from tessera_api.drill import Fault
+    from tessera_cli.drilling import Order, drill
+    from tessera_cli.refusal import Refused
+
+    faults = [fault.value for fault in Fault]
+    if options.fault not in faults:
+        raise Refused(f"there is no fault {options.fault!r}: {', '.join(faults)}")
+    return drill(options.directory, Order(Fault(options.fault), options.node, options.seconds), print)
 
 
 def _local(options: argparse.Namespace, words: list[str]) -> ExitCode:
@@ -103,6 +116,14 @@ def _parser() -> argparse.ArgumentParser:
     ):
         command = commands.add_parser(name, help=words, description=words)
         command.add_argument("directory", type=Path, metavar="DIR", help="the run's directory, WORKDIR/runs/NAME")
+    words = "hurt a run that allows drills, and see it recover as promised"
+    command = commands.add_parser("drill", help=words, description=words)
+    command.add_argument("directory", type=Path, metavar="DIR", help="the run's directory, WORKDIR/runs/NAME")
+    command.add_argument("--fault", required=True, metavar="KIND", help="worker-kill, node-kill, lock-hog, ...")
+    command.add_argument("--node", metavar="NAME", help="whom to hurt (default: the node of rank 0)")
+    command.add_argument(
+        "--seconds", type=float, default=10.0, metavar="S", help="how long a fault lasts that does (%(default)s)"
+    )
     commands.add_parser("version", help="show the versions of Tessera and its libraries")
     return parser
 

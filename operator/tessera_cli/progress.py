@@ -41,6 +41,7 @@ _WORDS: dict[EventName, str | None] = {
     EventName.PHASE: None,
     EventName.HANG: None,
     EventName.DIAGNOSED: "{node}{message}",
+    EventName.DRILL: "drill: {node}{message}",
     EventName.STOP_ORDERED: "stop ordered: {message}",
     EventName.SELF_DOUBT: "{message}",
     EventName.STORAGE_TROUBLE: "{node}storage trouble: {message}",

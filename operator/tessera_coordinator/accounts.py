@@ -13,6 +13,7 @@ from tessera_api.log import Commit, Open
 from tessera_api.messages import Phase
 from tessera_api.training_run_status import RunPhase
 from tessera_coordinator.core.commits import ReadyCommit
+from tessera_coordinator.core.drilling import Drills
 from tessera_coordinator.core.effects import Judged
 from tessera_coordinator.core.incidents import Incidents, findings_of
 from tessera_coordinator.core.ledger import Activity, Cause, Ledger
@@ -37,6 +38,8 @@ class Past:
     """Seconds since the coordinator before it last counted, where it goes on with that one's generation."""
     node_price: float | None = None
     """Of a node an hour."""
+    drills: Drills | None = None
+    """None: the run allows none."""
 
 
 class Accounts:
@@ -47,6 +50,7 @@ class Accounts:
     ) -> None:
         self.incidents, self.ledger = incidents, ledger
         self._past, self._newest, self._clock = past, past.newest, clock
+        self.drills = past.drills or Drills(allowed=False, hang_seconds=0.0, every=0)
         self._presence = Presence(clock(), past.away)
         self.published = ledger.seconds()
         """Of the ledger what is safe in the storage: what counters show never falls, whoever takes over."""
@@ -103,7 +107,9 @@ class Accounts:
     def incident(self, cause: str, nodes: tuple[str, ...], generation: int, highest: int) -> None:
         """A generation ended unplanned."""
         newest = self._newest.step if self._newest else -1
-        self._write([self.incidents.begin(cause, nodes, generation, max(highest, newest), time.time())])
+        now = time.time()
+        begun = self.incidents.begin(cause, nodes, generation, max(highest, newest), now, self.drills.signal_of(now))
+        self._write([begun])
         self._recovering = True
 
     def judged(self, judged: Judged) -> None:
@@ -232,6 +238,7 @@ class Accounts:
                 changed=self._since,
                 now=now,
                 incidents=self.incidents.recent(),
+                drills=self.drills.shown(self.incidents.recent(), now),
             )
         )
         return document.model_dump(mode="json", by_alias=True, exclude_none=True)

@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import cycle
 
+from tessera_api.drill import Drill
 from tessera_api.keys import Ring
 from tessera_api.messages import Closed, FromCoordinator, Hello, Role, Standby, StatusAnswer, Welcome, understood
 from tessera_api.orders import Places, Reaped, Size, StatusQuestion, StopRun, Warnings
@@ -99,7 +100,7 @@ class ControllerClient:
         """The highest that a coordinator has welcomed us with: an older one is passed over."""
         self._incarnation = secrets.token_hex(8)
         self._question_seconds = question_seconds
-        self._standing: dict[str, Size | Places | Warnings] = {}
+        self._standing: dict[str, Size | Places | Warnings | Drill] = {}
         """The newest order of each kind that replaces the one before."""
         self.takes: tuple[str, ...] = ()
         """Kinds of orders that the coordinator takes and that older versions do not."""
@@ -124,20 +125,20 @@ class ControllerClient:
             self._stop = order
             self._tell(order)
 
-    def order(self, order: Size | Places | Warnings) -> None:
+    def order(self, order: Size | Places | Warnings | Drill) -> None:
         """Another number of nodes, their places, those that had better not be used; the newest of its kind stands."""
         if order != self._standing.get(order.kind):
             self._standing[order.kind] = order
             if order.kind in self.takes:
                 self._tell(order)
 
-    def _orders(self) -> list[Reaped | StopRun | Size | Places | Warnings]:
+    def _orders(self) -> list[Reaped | StopRun | Size | Places | Warnings | Drill]:
         """All that stand, for a new stream."""
         stop = [] if self._stop is None else [self._stop]
         standing = [order for order in self._standing.values() if order.kind in self.takes]
         return [*self._reaped, *standing, *stop]
 
-    def _tell(self, order: Reaped | StopRun | Size | Places | Warnings | StatusQuestion) -> None:
+    def _tell(self, order: Reaped | StopRun | Size | Places | Warnings | Drill | StatusQuestion) -> None:
         if self._stream is not None:
             with suppress(StreamClosed):  # the reading side notices, and the order is told again on the next stream
                 self._stream.send(order)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal, assert_never
 
+from tessera_api.drill import Drill
 from tessera_api.exit_codes import ExitCode
 from tessera_api.journal import Event, EventName, SizeLine
 from tessera_api.log import Claim, Commit, End, Open, ResumePoint, Retire, Skipped
@@ -54,6 +55,7 @@ from tessera_coordinator.core.membership import Membership
 from tessera_coordinator.core.notice import noticed, warned
 from tessera_coordinator.core.state import State
 from tessera_coordinator.corrections import Corrections, Wish
+from tessera_coordinator.hurting import Means, carry_out
 from tessera_coordinator.records import Records
 from tessera_coordinator.run_log import Ruled
 from tessera_coordinator.scribe import Job, Scribe
@@ -279,8 +281,9 @@ class Coordinator:
                 assert_never(report)
         return acknowledge()
 
-    def ordered(self, order: Size | Places | Warnings) -> None:
-        """A controller wants another number of nodes, or has said where they are, or which had better not be used."""
+    def ordered(self, order: Size | Places | Warnings | Drill) -> None:
+        """A controller wants another number of nodes, has said where they are or which had better not be used, or
+        wants a fault."""
         membership, now = self.membership, time.monotonic()
         match order:
             case Size():
@@ -289,6 +292,8 @@ class Coordinator:
                 membership.wanted = membership.wanted.placed(order)  # from the next generation on
             case Warnings():
                 self.apply(warned(membership, order, self._commit_seconds, now))
+            case Drill():
+                carry_out(order, membership, Means(self.accounts.drills, self.records, self._event, self.deliver))
 
     def _steps(self, steps: Steps) -> None:
         generation = self.membership.generation

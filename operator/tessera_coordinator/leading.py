@@ -22,6 +22,7 @@ from tessera_coordinator import last_words
 from tessera_coordinator.accounts import Accounts, Past
 from tessera_coordinator.client import Address
 from tessera_coordinator.coordinator import Coordinator, Terms
+from tessera_coordinator.core.drilling import Drills
 from tessera_coordinator.core.formation import Wanted
 from tessera_coordinator.core.hang import HangLimits
 from tessera_coordinator.core.history import History
@@ -89,7 +90,10 @@ async def lead(place: Place, store: Store, log: RunLog, claim: Claim, ears: Ears
     ledger = Ledger(line.seconds, line.uncommitted) if line is not None else Ledger()
     away = max(0.0, time.time() - line.time) if adopts and line is not None else None
     incidents = Incidents.resumed(list(known.incidents))
-    past = Past(place.resolved.created, known.newest, away, place.resolved.node_price)
+    spec = place.resolved.run.spec
+    allowed = spec.drills is spec.drills.ALLOWED
+    drills = Drills(allowed, float(spec.hang_seconds), spec.checkpoint.every, known.drills)
+    past = Past(place.resolved.created, known.newest, away, place.resolved.node_price, drills)
     accounts = Accounts(incidents, ledger, past)
     hang = HangLimits(floor=float(place.resolved.run.spec.hang_seconds))
     ladder = Ladder.resumed(known.incidents, random.random)

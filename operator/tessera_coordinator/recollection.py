@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tessera_api.incident import Incident
-from tessera_api.journal import IncidentLine, JournalRecord, LedgerLine, SizeLine, StepLine
+from tessera_api.journal import DrillLine, IncidentLine, JournalRecord, LedgerLine, SizeLine, StepLine
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,9 @@ class Recollection:
     """The last step that was told."""
     size: SizeLine | None = None
     """What the run was last told to have of nodes."""
+
+    drills: tuple[DrillLine, ...] = ()
+    """Those that were done."""
 
     @property
     def best_step(self) -> int:
@@ -39,6 +42,7 @@ def recollect(records: Iterable[JournalRecord], known: Iterable[Incident] = ()) 
     ledger: LedgerLine | None = None
     newest: StepLine | None = None
     size: SizeLine | None = None
+    drills: list[DrillLine] = []
     incidents = {incident.number: incident for incident in known}
     for record in records:
         match record:
@@ -50,7 +54,9 @@ def recollect(records: Iterable[JournalRecord], known: Iterable[Incident] = ()) 
                 incidents[incident.number] = incident
             case SizeLine():
                 size = record
+            case DrillLine():
+                drills.append(record)
             case _:
                 pass
     told = tuple(incidents[number] for number in sorted(incidents))
-    return Recollection(ledger, told, newest, size)
+    return Recollection(ledger, told, newest, size, tuple(drills))

@@ -10,7 +10,16 @@ import logging
 import threading
 from collections.abc import Callable
 
-from tessera_api.journal import Event, EvidenceLine, IncidentLine, JournalRecord, LedgerLine, SizeLine, StepLine
+from tessera_api.journal import (
+    DrillLine,
+    Event,
+    EvidenceLine,
+    IncidentLine,
+    JournalRecord,
+    LedgerLine,
+    SizeLine,
+    StepLine,
+)
 from tessera_api.run_directory import evidence_name
 from tessera_coordinator.journal import SHIP_NUMBERS_EVERY_S, Journal
 from tessera_coordinator.live_files import LiveFiles
@@ -53,6 +62,8 @@ class Records:
                     self._files.incident(incident.number, incident.model_dump(mode="json"))
                 case EvidenceLine():
                     self._bundles.append(record)
+                    self._unshipped = True
+                case DrillLine():
                     self._unshipped = True
                 case LedgerLine() | SizeLine():
                     pass

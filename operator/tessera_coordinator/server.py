@@ -13,6 +13,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
+from tessera_api.drill import Drill
 from tessera_api.exit_codes import ExitCode
 from tessera_api.inspection import Inspected
 from tessera_api.keys import Ring
@@ -122,7 +123,7 @@ class Server:
         if hello.term_seen > self._coordinator.term:
             raise TermSeen(f"{hello.node} has obeyed term {hello.term_seen}; ours is {self._coordinator.term}")
         welcome = Welcome(
-            run=self._coordinator.terms.run, term=self._coordinator.term, takes=("size", "places", "warnings")
+            run=self._coordinator.terms.run, term=self._coordinator.term, takes=("size", "places", "warnings", "drill")
         )
         self._send(stream, welcome)
         match hello.role:
@@ -183,7 +184,17 @@ class Server:
                 self._coordinator.apply(membership.join(hello.node, message, now))
             case Inspected():
                 membership.hangs.inspected(hello.node, message)
-            case Hello() | LeaderSilence() | Size() | Places() | Warnings() | StopRun() | Reaped() | StatusQuestion():
+            case (
+                Hello()
+                | LeaderSilence()
+                | Size()
+                | Places()
+                | Warnings()
+                | Drill()
+                | StopRun()
+                | Reaped()
+                | StatusQuestion()
+            ):
                 raise StreamClosed(f"an agent may not say {message.kind}")
             case report:
                 self._coordinator.report(hello.node, report, lambda: self._send(stream, Ack(sequence=sequence)))
@@ -199,7 +210,7 @@ class Server:
             match message:
                 case StopRun(reason=reason, deadline_seconds=deadline):
                     self._coordinator.apply(membership.stop_run(reason, deadline, now))
-                case Size() | Places() | Warnings():
+                case Size() | Places() | Warnings() | Drill():
                     self._coordinator.ordered(message)
                 case Reaped():
                     self._coordinator.apply(membership.reaped(message, now))

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from pydantic import ValidationError
 
+from tessera_api.drill import Drill
 from tessera_api.keys import Keys
 from tessera_api.messages import StatusAnswer
 from tessera_api.orders import Places, Reaped, Size, StopRun, Warnings
@@ -94,7 +95,7 @@ class Coordinators:
             watched.stopping = True
             watched.client.stop(order)
 
-    def order(self, uid: str, order: Size | Places | Warnings) -> None:
+    def order(self, uid: str, order: Size | Places | Warnings | Drill) -> None:
         """Order a run's number of nodes, or say where they are; told again to a coordinator that is restarted."""
         watched = self._watched.get(uid)
         if watched is not None:

@@ -11,6 +11,7 @@ SLOT_LABEL = f"{GROUP}/slot"
 ATTEMPT_LABEL = f"{GROUP}/attempt"
 AVOIDS_ANNOTATION = f"{GROUP}/avoids"
 ROTATE_ANNOTATION = f"{GROUP}/rotate-key"
+DRILL_ANNOTATION = f"{GROUP}/drill"
 """Of a TrainingRun: another value asks for another key."""
 KEYS_AHEAD = 4
 """So many keys after their start's first one a run's pods can read when they come: for each their kubelets watch for a

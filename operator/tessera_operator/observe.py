@@ -56,6 +56,12 @@ class Found:
         annotations = self.document["metadata"].get("annotations") or {}
         return str(annotations.get(names.ROTATE_ANNOTATION, ""))[:64]
 
+    @property
+    def drill_request(self) -> str:
+        """The value of the annotation that asks for a drill."""
+        annotations = self.document["metadata"].get("annotations") or {}
+        return str(annotations.get(names.DRILL_ANNOTATION, ""))[:200]
+
 
 @dataclass(frozen=True)
 class Pinned:
@@ -137,6 +143,7 @@ async def view_run(cluster: Cluster, found: Found, known: Known, coordinators: C
         machines=await machines(cluster, looked_at, known.signs),
         answer=answer,
         rotate_request=found.rotate_request,
+        drill_request=found.drill_request,
         key_days=known.key_days,
         lost_elsewhere=known.lost_elsewhere,
     )

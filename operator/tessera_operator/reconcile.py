@@ -198,7 +198,7 @@ class Reconciler:
         if view.start is not None and view.start.ordered_by and plan.over is None:
             places = await self._topology.places(view.pods, view.start.ordered_by)
             self._coordinators.order(found.uid, places)
-        for order in (plan.size, plan.warnings):
+        for order in (plan.size, plan.warnings, plan.drill):
             if order is not None:
                 self._coordinators.order(found.uid, order)
         if plan.stop:

@@ -11,10 +11,12 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from tessera_api.checkpoint import CheckpointPrefix, parse_prefix, part_name
+from tessera_api.drill import Drill, Fault
 from tessera_api.incident import Finding, Incident
 from tessera_api.inspection import Inspect, Inspected, Prove, RankSeen
 from tessera_api.journal import (
     JOURNAL_RECORD,
+    DrillLine,
     Event,
     EventName,
     EvidenceLine,
@@ -134,6 +136,7 @@ MESSAGES: list[FromAgent | FromCoordinator] = [
     Standby(run="tiny"),
     Size(count=3, min=2, leaving=("node-2",)),
     Inspect(generation=2),
+    Drill(identity="a1", fault=Fault.NODE_STOP, node="node-0", seconds=5),
     Prove(join=2, reason="WorkerCrash"),
     Inspected(generation=2, ranks=(RankSeen(rank=1, state="stopped", at="loop.py:7 train"),)),
     Places(places=(Place(node="node-0", at="rack-7"),)),
@@ -158,6 +161,7 @@ RECORDS: list[JournalRecord] = [
         )
     ),
     EvidenceLine(number=1, findings=(Finding(kind="a node was lost", time=1.0, node="a", words="no beat"),)),
+    DrillLine(time=1.0, drill=Drill(identity="a1", fault=Fault.WORKER_KILL, node="node-0")),
     SizeLine(time=1.0, start=2, count=3, min=1),
 ]
 

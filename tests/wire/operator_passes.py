@@ -11,6 +11,7 @@ from typing import Any
 
 from kubernetes.aio import client, config
 
+from tessera_api.drill import Drill
 from tessera_api.keys import Keys
 from tessera_api.orders import Places, Size, Warnings
 from tessera_operator.cluster import Cluster, ClusterError
@@ -45,10 +46,10 @@ class Hearing(Coordinators):
 
     def __init__(self, wake: Callable[[str], None]) -> None:
         super().__init__(wake)
-        self.ordered: dict[str, Size | Places | Warnings] = {}
+        self.ordered: dict[str, Size | Places | Warnings | Drill] = {}
         """The newest order of each kind."""
 
-    def order(self, uid: str, order: Size | Places | Warnings) -> None:
+    def order(self, uid: str, order: Size | Places | Warnings | Drill) -> None:
         """Kept for the test."""
         self.ordered[order.kind] = order
 

@@ -73,6 +73,10 @@ class Stop:
     deadline: float
 
 
+class DrillFault(Exception):
+    """A drill wanted an exception."""
+
+
 class NotCommitted(Exception):
     """A checkpoint was not committed within its limit."""
 
@@ -89,6 +93,7 @@ class Run:
         self.skips = tuple(Span(**span) for span in welcome["skips"])
         self._resume = _resume(welcome["resume"])
         self._stop: Stop | None = None
+        self._drilled = False
         self._committed = threading.Condition()
         self._committed_step = self._resume.step if self._resume else -1
         self._outgoing: queue.Queue[bytes | None] = queue.Queue(MAX_QUEUED)
@@ -121,6 +126,8 @@ class Run:
         said = {"step": step, "tokens": tokens, "loss": float(loss), "time": time.time(), "numbers": shown}
         self._progress_due = time.monotonic() + PROGRESS_SECONDS
         self._say({"do": "step", **said})
+        if self._drilled:
+            raise DrillFault(f"ordered by a drill, after step {step}")
 
     def progress(self, units: int) -> None:
         """`units` more micro-batches were computed by this rank: a sign of life inside a step that takes longer
@@ -264,6 +271,10 @@ class Run:
         stop = document.get("stop")
         if stop is not None:
             self._stop = Stop(str(stop["reason"]), time.monotonic() + float(stop["seconds"]))
+        if document.get("drill") is not None and document["rank"] == self.rank:
+            self._drilled = document["drill"] == "worker-exception"
+            if document["drill"] == "lock-hog":
+                pow(7, 10**9)  # one operation of C, which never lets go of the lock
         step = document.get("committed")
         if step is not None:
             with self._committed:

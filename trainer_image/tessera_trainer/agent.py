@@ -20,6 +20,7 @@ import uuid
 from functools import partial
 from pathlib import Path
 
+from tessera_api.drill import Drill
 from tessera_api.exit_codes import ExitCode
 from tessera_api.inspection import RankSeen
 from tessera_api.keys import ring_of
@@ -30,6 +31,7 @@ from tessera_api.run_directory import RunDirectory
 from tessera_api.trouble import Trouble, TroubleKind
 from tessera_run.run import SOCKET_VARIABLE
 from tessera_store import open_store
+from tessera_trainer.drills import Surroundings, perform
 from tessera_trainer.identity import Identity
 from tessera_trainer.last_words import LastWords, end_of, last_words
 from tessera_trainer.memory_limit import MemoryLimit
@@ -38,7 +40,7 @@ from tessera_trainer.proof import ProofRequest, ProofResult, raise_open_files
 from tessera_trainer.rank_logs import RankLogs
 from tessera_trainer.stacks import Trainer, inspect
 from tessera_trainer.trainer_lines import TrainerLines
-from tessera_trainer.warm_link import WarmProcess, children_of, kill_sessions_of_children
+from tessera_trainer.warm_link import WarmProcess, below, children_of, kill_sessions_of_children
 
 logger = logging.getLogger("tessera_trainer.agent")
 
@@ -75,6 +77,7 @@ class RunningNode:
         addresses = tuple(_address(endpoint) for endpoint in endpoints.split(","))
         self.link = NodeLink(identity, ring_of(directory), addresses, self._facts, self._lines.tell)
         self.link.inspect = self._inspect
+        self.link.drill = self._drill
         self.rank_logs: RankLogs | None = None
         self._memory = MemoryLimit()
         self._leaving = False
@@ -191,6 +194,16 @@ class RunningNode:
                 log=end_of(log, MAX_LOG) if log is not None else "",
             )
         )
+
+    def _drill(self, drill: Drill) -> None:
+        own = {os.getpid(), *self._lines.pids()}
+        around = Surroundings(
+            trainers=self._lines.trainers,
+            others=lambda: [pid for pid in below(os.getpid()) if pid not in own],
+            tell=self._lines.tell,
+            cut=self.link.cut,
+        )
+        perform(drill, around)
 
     def _inspect(self) -> tuple[RankSeen, ...]:
         held = self.link.open

@@ -50,6 +50,18 @@ class LeaderSearch:
         self._led = False
         self._next: Endpoint | None = None
         self._attempt: asyncio.Task[None] | None = None
+        self._cut_until = 0.0
+
+    def cut(self, seconds: float) -> None:
+        """A drill: nobody is reached for so long."""
+        self._cut_until = time.monotonic() + seconds
+        if self._attempt is not None:
+            self._attempt.cancel()
+
+    async def _dial(self, endpoint: Endpoint) -> MessageStream:
+        if time.monotonic() < self._cut_until:
+            raise StreamClosed("cut by a drill")
+        return await dial(*endpoint, self._ring, CONNECT_SECONDS)
 
     def welcomed(self, term: int) -> None:
         """The coordinator at the other end of `talk`'s stream leads."""
@@ -81,7 +93,7 @@ class LeaderSearch:
     async def _converse(self, endpoint: Endpoint) -> None:
         stream = None
         try:
-            stream = await dial(*endpoint, self._ring, CONNECT_SECONDS)
+            stream = await self._dial(endpoint)
             await self._talk(stream)
         except (StreamClosed, OSError) as error:
             logger.info("no coordinator at %s:%d: %s", *endpoint, error or type(error).__name__)
@@ -103,7 +115,7 @@ class LeaderSearch:
 
     async def _witness(self, endpoint: Endpoint) -> None:
         """Until the other end closes, or leads."""
-        stream = await dial(*endpoint, self._ring, CONNECT_SECONDS)
+        stream = await self._dial(endpoint)
         telling = None
         try:
             stream.send(self._hello(Role.WITNESS))

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine
 
+from tessera_api.drill import Drill
 from tessera_api.exit_codes import ExitCode
 from tessera_api.inspection import Inspect, Inspected, Prove, RankSeen
 from tessera_api.keys import Ring
@@ -29,7 +30,6 @@ from tessera_api.messages import (
     Holding,
     Join,
     Leave,
-    Phase,
     Processes,
     Report,
     Restart,
@@ -89,12 +89,14 @@ class NodeLink:
         self._join: Join | None = None
         self._offers = 0
         self._stop: tuple[StopOrder, float] | None = None
-        self._progress = Progress()
+        self.progress = Progress()
         self._collective_error = self._finished = False
         self._restart: str | None = None
         self._closed: Closed | None = None
         self.inspect: Callable[[], tuple[RankSeen, ...]] = lambda: ()
         """What each trainer of this node is doing; may take a second."""
+        self.drill: Callable[[Drill], None] = lambda drill: None
+        """Does to this node what it is told to."""
         self._inspection: asyncio.Task[None] | None = None
         self._redo = self._go = self._prove = False
         self._change = threading.Condition()
@@ -148,6 +150,10 @@ class NodeLink:
             raise RunClosed(self._closed.reason, self._closed.exit_code)
         return VerdictWord.REDO
 
+    def cut(self, seconds: float) -> None:
+        """A drill: no coordinator is reached for so long. From any thread."""
+        self.loop.call_soon_threadsafe(self._search.cut, seconds)
+
     @property
     def connected(self) -> bool:
         """Whether a coordinator hears this node."""
@@ -189,17 +195,9 @@ class NodeLink:
 
     def stepped(self, record: StepRecord, report: bool) -> None:
         """A trainer of this node completed a step; `report` it if it is rank 0's."""
-        self._progress.stepped(record.step, time.monotonic())
+        self.progress.stepped(record.step, time.monotonic())
         if report and self._outbox.step(record):
             self.loop.call_later(STEP_FLUSH_SECONDS, self._flush)
-
-    def progressed(self, units: int) -> None:
-        """A trainer computed micro-batches."""
-        self._progress.progressed(units)
-
-    def phase_is(self, phase: Phase) -> None:
-        """Rank 0 of this node declared a phase."""
-        self._progress.phase = phase
 
     def met_collective_error(self) -> None:
         """A trainer of this node met one: a restarted coordinator will be told again."""
@@ -242,7 +240,7 @@ class NodeLink:
         with self._change:
             self._open, self._restart, self._stop = None, None, None
             self._redo = self._go = False
-        self._progress, self._collective_error, self._finished = Progress(), False, False
+        self.progress, self._collective_error, self._finished = Progress(), False, False
         done.set()
 
     def _has_finished(self) -> None:
@@ -278,7 +276,7 @@ class NodeLink:
 
     def _send_beat(self, anew: bool = False) -> None:
         generation = self._open.generation if self._open else 0
-        self._send(self._progress.beat(generation, self._facts(), time.monotonic(), anew))
+        self._send(self.progress.beat(generation, self._facts(), time.monotonic(), anew))
 
     def _send(self, message: Record, number: int = 0) -> None:
         if self._stream is None:
@@ -360,6 +358,8 @@ class NodeLink:
                 if self._open is not None and self._open.generation == generation:
                     self._send_beat()  # whether they have come further after all
                     self._inspection = self.loop.create_task(self._say_what_they_do(generation))
+            case Drill():
+                self.drill(message)
             case Prove(join=sequence, reason=reason):
                 self._withdraw(sequence, reason)
             case Welcome() | Standby() | StatusAnswer():

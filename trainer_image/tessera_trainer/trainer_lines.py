@@ -128,10 +128,10 @@ class TrainerLines:
                 record = StepRecord.model_validate({key: value for key, value in said.items() if key != "do"})
                 link.stepped(record, rank == 0)
             case "progress":
-                link.progressed(int(said["units"]))
+                link.progress.progressed(int(said["units"]))
             case "phase":
                 phase = Phase(said["name"])
-                link.phase_is(phase)
+                link.progress.phase = phase
                 if rank == 0:
                     link.report(PhaseChange(generation=generation, phase=phase, step=int(said["step"])))
             case _:

@@ -128,7 +128,7 @@ class WarmProcess:
     def kill(self) -> None:
         """SIGKILL for every trainer and all in its session, now; does not wait, and asks nobody."""
         if self.alive():
-            kill_sessions(_below(self.pid))
+            kill_sessions(below(self.pid))
 
     def clear(self, seconds: float) -> tuple[int, ...]:
         """Kills and reaps every trainer. Returns the processes that the kernel still holds after `seconds`.
@@ -136,7 +136,7 @@ class WarmProcess:
         Call it once the clients are gone (`kill_sessions_of_children`). A warm process without trainers is left alone,
         it may still be importing; one that has some and does not answer is killed too: they die with it.
         """
-        if not self.alive() or not (children_of(self.pid) or _below(self.pid)):
+        if not self.alive() or not (children_of(self.pid) or below(self.pid)):
             return ()
         try:
             for line in self._ask({"do": "clear", "seconds": seconds}, seconds + ANSWER_SLACK_S):
@@ -211,7 +211,7 @@ class WarmProcess:
         finally:
             channel.close()
         listener = int(struct.unpack("3i", credentials)[0])
-        kill_sessions({*_below(listener), listener})
+        kill_sessions({*below(listener), listener})
         with suppress(ChildProcessError):  # it may be another's child
             deadline = time.monotonic() + DEATH_LIMIT_S
             while os.waitpid(listener, os.WNOHANG)[0] == 0 and time.monotonic() < deadline:
@@ -219,7 +219,7 @@ class WarmProcess:
 
     def _end(self, seconds: float) -> tuple[int, ...]:
         assert self._process is not None
-        trainers = _below(self.pid)
+        trainers = below(self.pid)
         kill_sessions({*trainers, self.pid})
         deadline = time.monotonic() + seconds
         with suppress(subprocess.TimeoutExpired):
@@ -249,7 +249,7 @@ def children_of(pid: int) -> tuple[int, ...]:
     return tuple(children)
 
 
-def _below(pid: int) -> set[int]:
+def below(pid: int) -> set[int]:
     """All descendants of a process, from the list of all processes (1 ms a hundred)."""
     parents = {process: parent for process, parent, _ in processes()}
     found: set[int] = set()

@@ -28,8 +28,16 @@ class Incidents:
         """How many there were of each class, those that are judged."""
         self._recent: dict[int, Incident] = {}
 
-    def begin(self, cause: str, nodes: tuple[str, ...], generation: int, highest: int, now: float) -> Incident:
-        """A generation ended unplanned."""
+    def begin(
+        self,
+        cause: str,
+        nodes: tuple[str, ...],
+        generation: int,
+        highest: int,
+        now: float,
+        signal: float | None = None,
+    ) -> Incident:
+        """A generation ended unplanned. `signal`: when a drill began that it is of."""
         self._count += 1
         incident = Incident(
             number=self._count,
@@ -38,6 +46,7 @@ class Incidents:
             detected=now,
             generation_before=generation,
             highest_step_before=highest,
+            signal_time=signal,
         )
         self._open.append(incident)
         self._remember([incident])

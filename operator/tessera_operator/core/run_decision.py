@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from tessera_api.drill import Drill
 from tessera_api.exit_codes import ExitCode
 from tessera_api.orders import Size, WarnedNode, Warnings
 from tessera_api.times import seconds_of
@@ -16,6 +17,7 @@ from tessera_api.training_run_status import PodAttempts, ShownKey, TrainingRunSt
 from tessera_operator import names
 from tessera_operator.core.active_time import deadline_passed
 from tessera_operator.core.avoidance import Hosts, hosts
+from tessera_operator.core.drill_request import drill_of
 from tessera_operator.core.key_rotation import newest_key
 from tessera_operator.core.prerequisites import Blocked, blocked_by, queued, succeeded
 from tessera_operator.core.queue import must_go
@@ -71,6 +73,8 @@ class Plan:
     stop: str = ""
     """Why the run is to stop at its next step, with a commit; empty where it is not."""
     size: Size | None = None
+    drill: Drill | None = None
+    """A fault that somebody has asked for."""
     warnings: Warnings | None = None
     """The nodes that are to hand over; None while there is no coordinator to know of them."""
     """How many nodes the run is to have, which are to leave."""
@@ -120,6 +124,7 @@ def decide(view: View) -> Plan:
         delete=tuple(to_delete(view, wanted)),
         size=_size(view),
         warnings=_warnings(view),
+        drill=drill_of(view.drill_request),
         look_again=max(0.2, min([SOON if _moving(view) else SETTLED, *waits])),
     )
 

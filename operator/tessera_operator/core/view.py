@@ -139,6 +139,8 @@ class View:
     answer: Answer | None = None
     others: tuple[Pod, ...] = ()
     """Of older runs of the name: they are about to go, and their names are in the way of this one's."""
+    drill_request: str = ""
+    """The value of the annotation that asks for a drill."""
     rotate_request: str = ""
     """The value of the annotation that asks for another key."""
     key_days: int = 30

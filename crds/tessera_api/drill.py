@@ -1,0 +1,116 @@
+"""Drills: faults on demand, on runs that allow them, so that recovery is shown before it is needed.
+
+Owns which faults there are and what is promised of each. A drill is an order of a controller (orders.py); the
+coordinator writes it down, and has the node in question hurt itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from tessera_api.record import Name, Record
+
+MOST_SECONDS = 600.0
+
+
+class Fault(StrEnum):
+    """What is done, and to whom."""
+
+    WORKER_KILL = "worker-kill"
+    """A trainer is ended by SIGKILL,"""
+    WORKER_SEGFAULT = "worker-segfault"
+    """by SIGSEGV,"""
+    WORKER_ABORT = "worker-abort"
+    """by SIGABRT, as a watchdog does."""
+    WORKER_EXCEPTION = "worker-exception"
+    """A trainer raises an exception after its next step."""
+    WORKER_STOP = "worker-stop"
+    """A trainer is stopped by SIGSTOP: it hangs."""
+    LOCK_HOG = "lock-hog"
+    """A thread of a trainer computes in C and never lets go of the interpreter's lock: it hangs."""
+    AGENT_KILL = "agent-kill"
+    """The node's agent is ended by SIGKILL, and all of the node with it."""
+    AGENT_STOP = "agent-stop"
+    """The agent is stopped: the node says nothing any more, and its trainers go on."""
+    NODE_KILL = "node-kill"
+    """All processes of the node are ended at once,"""
+    NODE_STOP = "node-stop"
+    """or stopped."""
+    NODE_TERMINATE = "node-terminate"
+    """The node is told to end (SIGTERM): it hands over."""
+    SLOW_NODE = "slow-node"
+    """The node's trainers have a fifth of the time."""
+    STREAM_CUT = "stream-cut"
+    """The node does not reach the coordinator."""
+    COORDINATOR_KILL = "coordinator-kill"
+    """The leading coordinator is ended by SIGKILL,"""
+    COORDINATOR_STOP = "coordinator-stop"
+    """or stopped."""
+
+
+LASTING = frozenset(
+    (
+        Fault.WORKER_STOP,
+        Fault.AGENT_STOP,
+        Fault.NODE_STOP,
+        Fault.SLOW_NODE,
+        Fault.STREAM_CUT,
+        Fault.COORDINATOR_STOP,
+    )
+)
+"""These last for the drill's `seconds`, then the processes go on; the others are done at once."""
+OF_COORDINATORS = frozenset((Fault.COORDINATOR_KILL, Fault.COORDINATOR_STOP))
+
+
+class Drill(Record):
+    """An order of a controller, passed on to the node."""
+
+    kind: Literal["drill"] = "drill"
+    identity: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")]
+    """Of this order: one that is told again is not done again."""
+    fault: Fault
+    node: Name | None = None
+    """None: the node of rank 0."""
+    seconds: Annotated[float, Field(ge=0, le=MOST_SECONDS)] = 10.0
+    """How long a fault lasts that does."""
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What is to come of a fault. Seconds."""
+
+    detect: float | None
+    """From the fault to its detection; None: nothing is detected, and no generation ends."""
+    recover: float = 0.0
+    """From the detection to the next step, beyond what a step takes."""
+
+
+_AT_ONCE = Promise(detect=5.0, recover=30.0)
+_SILENT = Promise(detect=10.0, recover=30.0)
+HANG = Promise(detect=5.0, recover=30.0)
+"""Beyond the run's `hangSeconds`."""
+NOTHING = Promise(detect=None)
+
+PROMISES = {
+    Fault.WORKER_KILL: _AT_ONCE,
+    Fault.WORKER_SEGFAULT: _AT_ONCE,
+    Fault.WORKER_ABORT: _AT_ONCE,
+    Fault.WORKER_EXCEPTION: _AT_ONCE,
+    Fault.WORKER_STOP: HANG,
+    Fault.LOCK_HOG: HANG,
+    Fault.AGENT_KILL: _AT_ONCE,
+    Fault.AGENT_STOP: NOTHING,
+    Fault.NODE_KILL: _AT_ONCE,
+    Fault.NODE_STOP: _SILENT,
+    Fault.NODE_TERMINATE: NOTHING,
+    Fault.SLOW_NODE: NOTHING,
+    Fault.STREAM_CUT: NOTHING,
+    Fault.COORDINATOR_KILL: NOTHING,
+    Fault.COORDINATOR_STOP: NOTHING,
+}
+"""On any machine and model; how much better it is where it was measured, benchmarks/RESULTS.md tells. Of steps no more
+are lost than those since the newest checkpoint that could have been committed: two intervals between checkpoints."""

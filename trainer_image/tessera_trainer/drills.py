@@ -1,0 +1,98 @@
+"""A node's part of a drill: it hurts itself. What is stopped goes on after the drill's seconds, by a process of its own
+session, which outlives whatever is hurt."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+from tessera_api.drill import Drill, Fault
+
+SLICE_SECONDS = 0.25
+SHARE = 0.2
+"""Of each slice, what a slowed trainer has."""
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a drill can reach on this node."""
+
+    trainers: Callable[[], Mapping[int, int]]
+    """Pids by rank."""
+    others: Callable[[], Iterable[int]]
+    """The node's further processes, without the agent: they die with it."""
+    tell: Callable[[dict[str, object]], None]
+    """A document for every trainer of this node. From any thread."""
+    cut: Callable[[float], None]
+    """No stream to any coordinator for so many seconds."""
+
+
+_SIGNALS = {
+    Fault.WORKER_KILL: signal.SIGKILL,
+    Fault.WORKER_SEGFAULT: signal.SIGSEGV,
+    Fault.WORKER_ABORT: signal.SIGABRT,
+    Fault.WORKER_STOP: signal.SIGSTOP,
+    Fault.AGENT_KILL: signal.SIGKILL,
+    Fault.AGENT_STOP: signal.SIGSTOP,
+    Fault.NODE_KILL: signal.SIGKILL,
+    Fault.NODE_STOP: signal.SIGSTOP,
+    Fault.NODE_TERMINATE: signal.SIGTERM,
+}
+_OF_A_WORKER = (Fault.WORKER_KILL, Fault.WORKER_SEGFAULT, Fault.WORKER_ABORT, Fault.WORKER_STOP)
+_OF_THE_NODE = (Fault.NODE_KILL, Fault.NODE_STOP)
+
+
+def perform(drill: Drill, node: Surroundings) -> None:
+    """Do it now. Faults that last go on in a thread or process of their own; the coordinator's are its own affair."""
+    trainers = node.trainers()
+    match drill.fault:
+        case Fault.WORKER_EXCEPTION | Fault.LOCK_HOG:
+            node.tell({"drill": drill.fault.value, "rank": min(trainers, default=0)})
+        case Fault.SLOW_NODE:
+            threading.Thread(target=_slow, args=(drill.seconds, node), daemon=True).start()
+        case Fault.STREAM_CUT:
+            node.cut(drill.seconds)
+        case fault if fault in _SIGNALS:
+            _signal(_SIGNALS[fault], _victims(fault, trainers, node), drill.seconds)
+        case _:
+            pass
+
+
+def _victims(fault: Fault, trainers: Mapping[int, int], node: Surroundings) -> list[int]:
+    """This process last."""
+    if fault in _OF_A_WORKER:
+        return [trainers[min(trainers)]] if trainers else []
+    others = [*trainers.values(), *node.others()] if fault in _OF_THE_NODE else []
+    return [*dict.fromkeys(others), os.getpid()]
+
+
+def go_on_later(seconds: float, pids: Iterable[int]) -> None:
+    """Someone of a session of its own lets these processes go on after so many seconds."""
+    command = f"sleep {seconds:.1f}; kill -CONT {' '.join(map(str, pids))}"
+    subprocess.Popen(["/bin/sh", "-c", command], start_new_session=True, stdin=subprocess.DEVNULL)
+
+
+def _signal(number: signal.Signals, pids: list[int], seconds: float) -> None:
+    if number is signal.SIGSTOP:
+        go_on_later(seconds, pids)
+    for pid in pids:
+        with suppress(ProcessLookupError):  # it has ended by itself
+            os.kill(pid, number)
+
+
+def _slow(seconds: float, node: Surroundings) -> None:
+    """Trainers run for a share of each slice; whoever begins meanwhile is slowed too."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        pids = tuple(node.trainers().values())
+        for number, share in ((signal.SIGSTOP, 1 - SHARE), (signal.SIGCONT, SHARE)):
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, number)
+            time.sleep(share * SLICE_SECONDS)
