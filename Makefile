@@ -30,6 +30,10 @@ e2e: setup ## every story on a real cluster of four nodes (needs root), the long
 	scripts/setup_cluster.sh
 	$(BIN)/python -m pytest tests/e2e
 
+.PHONY: drill
+drill: setup ## every fault that `tessera drill` knows, on a real local run
+	$(BIN)/python -m pytest tests/train/test_drills.py
+
 .PHONY: test-fast
 test-fast: setup ## the fast tests alone: no torchrun, no API server
 	$(BIN)/python -m pytest tests/unit

@@ -1,0 +1,73 @@
+"""Drills of a real local run: each fault is ordered as a user does, by `tessera drill`, and the promise is kept."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tessera_api.drill import Fault
+from tessera_api.exit_codes import ExitCode
+from tests.train.local_place import environment
+from tests.train.test_local_run import Command, local
+
+LIMIT = 200.0
+STEPS = 100_000
+SHORT = (Fault.WORKER_KILL, Fault.WORKER_EXCEPTION, Fault.LOCK_HOG, Fault.NODE_KILL, Fault.COORDINATOR_KILL)
+"""Those that every `make test` does; `make drill` does the whole table."""
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def drilled(command: Command, fault: str, *more: str) -> tuple[int, str]:
+    """What `tessera drill` says."""
+    words = [sys.executable, "-m", "tessera_cli", "drill", str(command.directory.root), "--fault", fault, *more]
+    how = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "timeout": LIMIT}
+    done = subprocess.run(words, env=environment(), check=False, **how)  # type: ignore[call-overload]
+    return done.returncode, done.stdout
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
+    """A run that allows drills."""
+    work = tmp_path_factory.mktemp("drills") / "work"
+    with local(work, "drills=Allowed", "hangSeconds=5", steps=STEPS) as command:
+        command.until_step(20)
+        yield command
+
+
+@pytest.mark.parametrize(
+    "fault", [pytest.param(one.value, marks=[] if one in SHORT else [pytest.mark.long]) for one in Fault]
+)
+def test_a_fault_is_recovered_from_as_promised(running: Command, fault: str) -> None:
+    running.until_step(running.highest_step() + 15)
+
+    code, said = drilled(running, fault, "--seconds", "5")
+
+    assert (code, said.splitlines()[-1]) == (ExitCode.DONE, "kept"), said
+    running.until_step(running.highest_step() + 15)
+    shown = json.loads(running.directory.status.read_text())["drills"][-1]
+    assert (shown["fault"], shown["result"]) == (fault, "Kept")
+
+
+def test_a_fault_that_there_is_none_of_and_a_node_that_trains_not_are_refused(running: Command) -> None:
+    assert "there is no fault 'earthquake': worker-kill," in drilled(running, "earthquake")[1]
+    code, said = drilled(running, "worker-kill", "--node", "node-99")
+    assert (code, "no drill was done within" in said) == (ExitCode.UNAVAILABLE, True)
+    events = running.directory.events.read_text()
+    assert "worker-kill is refused: node-99 does not train" in events
+
+
+def test_a_run_that_allows_none_is_left_alone(tmp_path: Path) -> None:
+    with local(tmp_path / "work", steps=STEPS) as command:
+        command.until_step(5)
+
+        code, said = drilled(command, "worker-kill")
+
+        assert code == ExitCode.WRONG_INPUT
+        assert "run tiny allows no drills: start it with --set drills=Allowed" in said
+        assert not list(command.directory.incidents.glob("*.json"))
