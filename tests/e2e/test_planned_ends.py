@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.e2e.installation import Installation, step_of
+from tests.e2e.installation import DATASET, Installation, a_run, step_of
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
@@ -58,4 +58,33 @@ def test_a_node_whose_machine_is_about_to_end_hands_over_and_another_stands_read
         assert (status.get("incidents"), status.get("losses")) == (None, None)
     finally:
         installed.cluster.kubectl("taint", "node", node, "karpenter.sh/disrupted-", check=False)
+        installed.kubectl("delete", "trun", run, "--timeout=60s", check=False)
+
+
+def trains_on(installed: Installation, run: str) -> None:
+    wanted = step_of(installed.status(run)) + 25
+    installed.wait("it trains on", lambda: step_of(installed.status(run)) > wanted, 120)
+
+
+def test_a_drill_on_the_cluster_is_asked_for_by_an_annotation_and_its_result_stands_in_the_status(
+    installed: Installation,
+) -> None:
+    run = "drilled"
+    installed.apply(DATASET, a_run(run, tokens="12M").replace("\nspec:\n", "\nspec:\n  drills: Allowed\n"))
+    try:
+        installed.wait("it trains", lambda: step_of(installed.status(run)) > 25, 300)
+        pod = installed.rank_0(run)
+        for number, fault in enumerate(("worker-kill", "node-kill"), 1):
+            installed.kubectl("annotate", "trun", run, f"tessera.dev/drill={number} {fault}", "--overwrite")
+
+            def kept(number: int = number) -> bool:
+                drills = installed.status(run).get("drills") or []
+                return [one["result"] for one in drills if one["identity"] == str(number)] == ["Kept"]
+
+            installed.wait(f"the promise of {fault} is kept", kept, 120)
+            trains_on(installed, run)
+        classes = [one["failure"] for one in installed.status(run)["incidents"]]
+        assert classes[0] == "WorkerCrash"
+        assert pod in installed.status(run)["incidents"][0]["node"]
+    finally:
         installed.kubectl("delete", "trun", run, "--timeout=60s", check=False)

@@ -7,6 +7,7 @@ from contextlib import suppress
 
 import pytest
 
+from tessera_api.drill import Drill, Fault
 from tessera_api.orders import Place, Places, Warnings
 from tessera_api.training_run_status import TrainingRunStatus
 from tessera_operator.cluster import ClusterError, core
@@ -155,5 +156,23 @@ def test_the_coordinator_is_told_of_a_machine_that_is_about_to_end_and_when_it_i
             assert plane.kubectl("taint", "node", "spot-1", "aws-node-termination-handler/spot-itn-").returncode == 0
             await reconciler.work(gpt)
             assert hearing.ordered["warnings"] == Warnings(nodes=())
+
+    run(story())
+
+
+def test_an_annotation_orders_a_drill(plane: ControlPlane) -> None:
+    async def story() -> None:
+        apply(plane, "drill", A_BUILD, A_RUN)
+        patch_status(plane, "drill", "datasetbuild", "stdlib", BUILT)
+        gpt = Key(RUN, "drill", "gpt")
+        async with operator(plane) as (reconciler, _, hearing):
+            await passes(reconciler, gpt, 3)
+            assert "drill" not in hearing.ordered
+            asked = ("annotate", "trainingrun", "gpt", "tessera.dev/drill=try-1 node-stop gpt-n1-0 7", "--namespace")
+            assert plane.kubectl(*asked, "drill").returncode == 0
+            await reconciler.work(gpt)
+
+            wanted = Drill(identity="try-1", fault=Fault.NODE_STOP, node="gpt-n1-0", seconds=7)
+            assert hearing.ordered["drill"] == wanted
 
     run(story())
