@@ -114,8 +114,9 @@ def test_every_command_that_the_docs_name_exists(command: str, capsys: pytest.Ca
 
 
 def test_every_option_that_the_readme_names_exists(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        tessera(["local", "--help"])
+    for command in ("local", "drill"):
+        with pytest.raises(SystemExit):
+            tessera([command, "--help"])
     understood = capsys.readouterr().out
     ours = "\n".join(
         line for line in README.replace("\\\n", " ").splitlines() if not re.match(" +(helm|kubectl) ", line)
