@@ -29,7 +29,7 @@ class Fault(StrEnum):
     WORKER_EXCEPTION = "worker-exception"
     """A trainer raises an exception after its next step."""
     WORKER_STOP = "worker-stop"
-    """A trainer is stopped by SIGSTOP: it hangs."""
+    """A trainer is stopped by SIGSTOP, for good: it hangs."""
     LOCK_HOG = "lock-hog"
     """A thread of a trainer computes in C and never lets go of the interpreter's lock: it hangs."""
     AGENT_KILL = "agent-kill"
@@ -54,7 +54,6 @@ class Fault(StrEnum):
 
 LASTING = frozenset(
     (
-        Fault.WORKER_STOP,
         Fault.AGENT_STOP,
         Fault.NODE_STOP,
         Fault.SLOW_NODE,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
-from tessera_api.drill import Drill, Fault
+from tessera_api.drill import LASTING, Drill, Fault
 
 SLICE_SECONDS = 0.25
 SHARE = 0.2
@@ -59,7 +59,10 @@ def perform(drill: Drill, node: Surroundings) -> None:
         case Fault.STREAM_CUT:
             node.cut(drill.seconds)
         case fault if fault in _SIGNALS:
-            _signal(_SIGNALS[fault], _victims(fault, trainers, node), drill.seconds)
+            pids = _victims(fault, trainers, node)
+            if fault in LASTING:
+                go_on_later(drill.seconds, pids)
+            _signal(_SIGNALS[fault], pids)
         case _:
             pass
 
@@ -78,9 +81,7 @@ def go_on_later(seconds: float, pids: Iterable[int]) -> None:
     subprocess.Popen(["/bin/sh", "-c", command], start_new_session=True, stdin=subprocess.DEVNULL)
 
 
-def _signal(number: signal.Signals, pids: list[int], seconds: float) -> None:
-    if number is signal.SIGSTOP:
-        go_on_later(seconds, pids)
+def _signal(number: signal.Signals, pids: list[int]) -> None:
     for pid in pids:
         with suppress(ProcessLookupError):  # it has ended by itself
             os.kill(pid, number)
