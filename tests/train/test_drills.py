@@ -12,7 +12,7 @@ import pytest
 
 from tessera_api.drill import Fault
 from tessera_api.exit_codes import ExitCode
-from tests.train.local_place import environment
+from tests.train.local_place import environment, wait_for
 from tests.train.test_local_run import Command, local
 
 LIMIT = 200.0
@@ -50,8 +50,12 @@ def test_a_fault_is_recovered_from_as_promised(running: Command, fault: str) -> 
 
     assert (code, said.splitlines()[-1]) == (ExitCode.DONE, "kept"), said
     running.until_step(running.highest_step() + 15)
-    shown = json.loads(running.directory.status.read_text())["drills"][-1]
-    assert (shown["fault"], shown["result"]) == (fault, "Kept")
+
+    def in_the_status() -> bool:
+        shown = json.loads(running.directory.status.read_text())["drills"][-1]
+        return (shown["fault"], shown["result"]) == (fault, "Kept")
+
+    wait_for(in_the_status, 30.0, "the status tells it")
 
 
 def test_a_fault_that_there_is_none_of_and_a_node_that_trains_not_are_refused(running: Command) -> None:
