@@ -158,6 +158,7 @@ def test_the_coordinator_is_told_of_a_machine_that_is_about_to_end_and_when_it_i
             assert hearing.ordered["warnings"] == Warnings(nodes=())
 
     run(story())
+    plane.kubectl("delete", "lease", "spot-1", "--namespace", "kube-node-lease")  # others look at all leases
 
 
 def test_an_annotation_orders_a_drill(plane: ControlPlane) -> None:

@@ -157,7 +157,7 @@ _BOUNDS = (
     _run("spec.hangSeconds", 4, "should be greater than or equal to 5", 5),
     _run("spec.hangSeconds", 86_401, "should be less than or equal to 86400", 86_400),
     _run("spec.hangSeconds", "60s", 'must be of type integer: "string"', 60),
-    _run("spec.drills", "Yes", 'Unsupported value: "Yes"', "Allowed"),
+    _run("spec.drills", "Yes", 'Unsupported value: "Yes": supported values: "Refused", "Allowed"', "Allowed"),
     _run("spec.managedBy", "kueue", _CONTROLLER, "kueue.x-k8s.io/multikueue"),
     _run("spec.managedBy", "a.example/" + "x" * 244, "Too long: may not be more than 253 bytes", "a.example/X"),
     _run("spec.priorityClassName", "High", _SECRET, "high"),
