@@ -30,14 +30,15 @@ def dataset(folder: Path, vocabulary: int = 8192) -> ResolvedDataset:
     """The dataset, built in `folder` if it does not stand there. Raises CalledProcessError with the build's words."""
     folder.mkdir(parents=True, exist_ok=True)
     spec = folder / f"build-{vocabulary}.json"
-    spec.write_text(json.dumps(_build(folder / str(vocabulary), vocabulary)))
+    spec.write_text(json.dumps(build(folder / str(vocabulary), vocabulary)))
     command = [sys.executable, "-m", "tessera_data", "build", str(spec), "--work", str(folder / f"work-{vocabulary}")]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=BUILD_SECONDS)
     said = json.loads(done.stdout.splitlines()[-1])
     return ResolvedDataset(**{key: said[key] for key in ResolvedDataset.model_fields})
 
 
-def _build(output: Path, vocabulary: int) -> dict[str, Any]:
+def build(output: Path, vocabulary: int) -> dict[str, Any]:
+    """The manifest of the dataset, published below `output`."""
     source = {
         "name": "stdlib",
         "uri": Path(sysconfig.get_path("stdlib")).as_uri(),

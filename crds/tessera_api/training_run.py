@@ -288,8 +288,8 @@ class TrainingRunSpec(Document):
     """Stop at the next step, with a commit, and give all nodes back; false goes on from there. On a cluster only."""
     hang_seconds: Annotated[StrictInt, Field(ge=5, le=86_400)] = 60
     """End a generation that computes nothing for so long, and for five times its median step if that is longer, and
-    begin the next; from the next start on. Start-up has half an hour; waits for data and storage, evaluation and export
-    have five."""
+    begin the next; from the next start on. Start-up and waits for data have half an hour; waits for a storage that is
+    out, evaluation and export have five."""
     drills: Drills = Drills.REFUSED
     """Whether faults may be ordered of this run, to see it recover; from the next start on."""
     managed_by: Annotated[str, StringConstraints(max_length=253, pattern=_CONTROLLER)] = OPERATOR

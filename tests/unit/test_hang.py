@@ -174,7 +174,7 @@ def test_what_is_declared_has_a_limit_of_its_own(phase: Phase) -> None:
 
 
 def test_a_rank_that_reads_is_no_hang_and_is_asked_again_now_and_then_until_it_has_read_for_too_long() -> None:
-    world = training(limits=HangLimits(declared=200))
+    world = training(limits=HangLimits(reading=200))
     questions = 0
     while not hangs(world):
         until_asked(world)

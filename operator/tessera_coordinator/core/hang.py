@@ -36,8 +36,10 @@ class HangLimits:
     """Of training, until five steps of a later generation are known: so many times the slowest step of an earlier one,
     if that is longer."""
     declared: float = 18_000.0
-    """In a checkpoint that is waited for, an evaluation, an export, and for data: longer than a trainer waits for a
-    storage that is out before it gives up by itself."""
+    """In a checkpoint that is waited for, an evaluation, an export: longer than a trainer waits for a storage that is
+    out before it gives up by itself."""
+    reading: float = 1800.0
+    """In a wait for data that is not declared: a store that does not answer is given up long before."""
     evidence: float = 3.0
     """So long the nodes may take to say what their trainers are doing."""
 
@@ -120,7 +122,7 @@ class Hangs:
         if len(self._seen) < len(members) and now - self._asked < self._limits.evidence:
             return [], None
         reading = any(rank.reading for said in self._seen.values() for rank in said)
-        if reading and now - since < self._limits.declared:
+        if reading and now - since < self._limits.reading:
             self._excused, self._asked = now, None
             return [], None
         return [], _verdict(now - since, members, self._seen)
