@@ -14,6 +14,7 @@ import yaml
 from kubernetes.aio import client, config
 
 from tessera_operator.cluster import GROUPS, KUEUE, Cluster
+from tessera_operator.core.machine_signs import KNOWN, MachineSign, Place
 from tessera_operator.installation_check import check
 from tessera_operator.manifests.gang import pod_group
 from tessera_operator.manifests.run import Owner, coordinator_pod
@@ -73,6 +74,8 @@ def test_helm_finds_nothing_wrong_with_it(helm: Path) -> None:
         ("crds.enabled=maybe", "enabled"),
         ("podTemplates=always", "podTemplates"),
         ("gang.kind=slurm", "kind"),
+        ("machineSigns[0].place=annotation,machineSigns[0].name=a", "place"),
+        ("profiles.cpu.pricePerHour=-1", "pricePerHour"),
         ("gang.kind=kueue,operator.namespaces={team}", "reads ResourceFlavors, which are the cluster's"),
     ],
 )
@@ -112,6 +115,17 @@ def test_the_operators_settings_are_those_that_it_reads(helm: Path) -> None:
 
     assert settings.trainer_image == "images.example/trainer:2"
     assert {name: profile.device.value for name, profile in settings.profiles.items()} == {"cpu": "cpu", "h100": "cuda"}
+
+
+def test_signs_and_prices_of_the_administrators_own_reach_the_operator(helm: Path) -> None:
+    sign = "machineSigns[0].place=taint,machineSigns[0].name=example.com/bad,machineSigns[0].sick=true"
+    documents = rendered(helm, sign, "profiles.h100.device=cuda,profiles.h100.pricePerHour=2.5")
+    settings = Settings.model_validate(yaml.safe_load(one(documents, "ConfigMap")["data"]["settings.yaml"]))
+
+    own = MachineSign(place=Place.TAINT, name="example.com/bad", sick=True)
+    assert settings.signs == (*KNOWN, own)
+    assert settings.profiles["h100"].node_price(8) == 20.0
+    assert settings.profiles["cpu"].node_price(2) is None
 
 
 def test_the_operator_may_not_read_secrets_nor_pass_on_rights_nor_enter_pods(helm: Path) -> None:
