@@ -37,7 +37,11 @@ def summary(history: RunHistory, directory: RunDirectory, code: ExitCode, reason
 
 def incident_words(incident: Incident) -> Iterator[str]:
     """Cause and times of one incident."""
-    yield f"{incident.failure.value}: {incident.words or incident.cause}" if incident.failure else incident.cause
+    if incident.failure is None:
+        yield incident.cause
+    else:
+        node = f"{incident.node}: " if incident.node is not None else ""
+        yield f"{node}{incident.failure.value}: {incident.words or incident.cause}"
     if incident.signal_time is not None:
         yield f"detected after {shown_numbers.seconds(incident.detected - incident.signal_time)}"
     if incident.next_step is None:

@@ -182,10 +182,11 @@ def condition(status: Json, kind: str) -> Json:
 def install(cluster: Cluster, folder: Path) -> Installation:
     """`helm install` with the images of this repository; a namespace with the credentials of an object store."""
     small = {"requests": {"cpu": "100m", "memory": "512Mi"}}
+    more = {"sharedMemory": "256Mi", "pricePerHour": 0.5}
     values = {
         "coordinator": {"tolerations": ON_WORKERS["tolerations"]},  # the second one has no other host
         "image": {"operator": cluster.image("operator"), "trainer": cluster.image("trainer")},
-        "profiles": {"cpu": {"device": "cpu", "threads": 1, "resources": small, "sharedMemory": "256Mi", **ON_WORKERS}},
+        "profiles": {"cpu": {"device": "cpu", "threads": 1, "resources": small, **more, **ON_WORKERS}},
         "build": {"resources": small},
     }
     file = folder / "values.yaml"
