@@ -19,7 +19,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
-import yaml
 from workload import Workload, build
 
 from tessera_api.drill import Fault
@@ -97,16 +96,27 @@ def driven(folder: Path, name: str) -> Iterator[RunDirectory]:
     run["spec"]["drills"] = "Allowed"
     run["spec"]["nodes"]["spares"] = 1
     manifest = folder / f"{name}.yaml"
-    manifest.write_text(yaml.safe_dump_all([build(folder / "data", 512), run]))
+    manifest.write_text("\n---\n".join(map(json.dumps, (build(folder / "data", 512), run))))
     command = [sys.executable, "-m", "tessera_cli", "local", str(manifest), "--workdir", str(folder / "work")]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+    with (folder / f"{name}.log").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
     directory = RunDirectory(folder / "work" / "runs" / name)
     try:
+        begun(folder / f"{name}.log", process)
         until(directory, 2 * BETWEEN, START_SECONDS)
         yield directory
     finally:
         process.terminate()
         process.wait(120)
+
+
+def begun(log: Path, process: subprocess.Popen[bytes]) -> None:
+    """Raises ChildProcessError where the command is refused."""
+    try:
+        process.wait(5)
+    except subprocess.TimeoutExpired:
+        return
+    raise ChildProcessError(log.read_text())
 
 
 def numbers(directory: RunDirectory) -> dict[int, Numbers]:
