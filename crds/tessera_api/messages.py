@@ -89,9 +89,9 @@ class Hello(Record):
     host: Annotated[str, Field(max_length=253)] = "127.0.0.1"
     processes: Annotated[int, Field(ge=1, le=64)] = 1
     """Trainers on this node."""
-    lived: Annotated[float, Field(ge=0)] = 0.0
+    lived: Annotated[float, Field(ge=0, le=1e9)] = 0.0
     """Seconds since this agent began: so long the node has been the run's."""
-    known: Annotated[float, Field(ge=0)] = 0.0
+    known: Annotated[float, Field(ge=0, le=1e9)] = 0.0
     """Seconds since a coordinator first welcomed it; 0: none has."""
     holding: Holding | None = None
     term_seen: Count = 0

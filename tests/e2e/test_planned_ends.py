@@ -84,7 +84,7 @@ def test_a_drill_on_the_cluster_is_asked_for_by_an_annotation_and_its_result_sta
             installed.wait(f"the promise of {fault} is kept", kept, 120)
             trains_on(installed, run)
         classes = [one["failure"] for one in installed.status(run)["incidents"]]
-        assert classes[0] == "WorkerCrash"
+        assert classes == ["WorkerCrash", "LostNode"]
         assert pod in installed.status(run)["incidents"][0]["node"]
     finally:
         installed.kubectl("delete", "trun", run, "--timeout=60s", check=False)

@@ -83,7 +83,23 @@ def test_an_incident_soon_after_is_the_faults_and_a_late_one_is_not() -> None:
     drills = allowed()
     drills.begun(order(), MEMBERS, 100.0)
 
-    assert (drills.signal_of(103.0), drills.signal_of(99.0), drills.signal_of(900.0)) == (100.0, None, None)
+    assert (drills.signal_of(900.0), drills.signal_of(99.0), drills.signal_of(103.0)) == (None, None, 100.0)
+
+
+def test_of_two_incidents_after_a_fault_only_the_first_is_its_and_a_kept_promise_stays_kept() -> None:
+    drills = allowed()
+    drills.begun(order(), MEMBERS, 100.0)
+    assert (drills.signal_of(103.0), drills.signal_of(140.0)) == (100.0, None)
+
+    first, second = incident(100.0, 103.0, 110.0, lost=2), incident(100.0, 140.0, 150.0, lost=2)
+    assert result(drills, 160.0, first, second) is DrillResult.KEPT
+
+
+def test_what_happens_long_after_a_fault_that_nothing_was_to_come_of_is_not_its() -> None:
+    drills = allowed()
+    drills.begun(order(Fault.COORDINATOR_KILL), MEMBERS, 100.0)
+
+    assert drills.signal_of(100.0 + WATCHED_SECONDS + 1) is None
 
 
 @pytest.mark.parametrize(
@@ -225,3 +241,28 @@ def test_a_slowed_node_stands_still_for_most_of_the_time_and_not_for_longer(
         assert all(state(process.pid) in "RS" for process in trainers.processes.values())
     finally:
         trainers.close()
+
+
+AS_FIRST = """
+import time
+from tessera_api.drill import Drill, Fault
+from tessera_trainer.drills import Surroundings, perform
+
+around = Surroundings(trainers=dict, others=list, tell=print, cut=print)
+began = time.monotonic()
+perform(Drill(identity="a", fault=Fault.{fault}, seconds=0.3), around)
+print("went on", time.monotonic() - began >= 0.3)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a process namespace of one's own needs root")
+@pytest.mark.parametrize(
+    ("fault", "code", "said"), [("AGENT_KILL", 128 + signal.SIGKILL, ""), ("AGENT_STOP", 0, "went on True\n")]
+)
+def test_a_containers_first_process_is_hurt_too_though_signals_do_nothing_to_it(
+    fault: str, code: int, said: str
+) -> None:
+    words = ["unshare", "--fork", "--pid", sys.executable, "-c", AS_FIRST.replace("{fault}", fault)]
+    done = subprocess.run(words, text=True, stdout=subprocess.PIPE, timeout=60, check=False)
+
+    assert (done.returncode, done.stdout) == (code, said)

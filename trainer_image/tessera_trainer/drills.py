@@ -3,6 +3,7 @@ session, which outlives whatever is hurt."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -15,6 +16,8 @@ from dataclasses import dataclass
 from tessera_api.drill import LASTING, Drill, Fault
 
 SLICE_SECONDS = 0.25
+FIRST = 1
+"""A container's first process: the kernel keeps signals of its own container from ending or stopping it."""
 SHARE = 0.2
 """Of each slice, what a slowed trainer has."""
 
@@ -63,6 +66,8 @@ def perform(drill: Drill, node: Surroundings) -> None:
             if fault in LASTING:
                 go_on_later(drill.seconds, pids)
             _signal(_SIGNALS[fault], pids)
+            if os.getpid() == FIRST and FIRST in pids:
+                _as_first(_SIGNALS[fault], drill.seconds)
         case _:
             pass
 
@@ -85,6 +90,15 @@ def _signal(number: signal.Signals, pids: list[int]) -> None:
     for pid in pids:
         with suppress(ProcessLookupError):  # it has ended by itself
             os.kill(pid, number)
+
+
+def _as_first(number: signal.Signals, seconds: float) -> None:
+    """What the signal would have done. All of a container dies with its first process; a call into C that keeps the
+    interpreter's lock lets no thread of this one do anything."""
+    if number is signal.SIGKILL:
+        os._exit(128 + number)
+    if number is signal.SIGSTOP:
+        ctypes.PyDLL(None).usleep(round(seconds * 1e6))
 
 
 def _slow(seconds: float, node: Surroundings) -> None:

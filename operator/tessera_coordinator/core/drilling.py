@@ -26,6 +26,8 @@ class Drills:
     def __init__(self, allowed: bool, hang_seconds: float, every: int, known: Iterable[DrillLine] = ()) -> None:
         self._allowed, self._hang_seconds, self._every = allowed, hang_seconds, every
         self._lines = {line.drill.identity: line for line in known}
+        self._answered: set[float] = set()
+        """Times of drills whose incident has begun."""
 
     def refused(self, drill: Drill, members: tuple[str, ...]) -> str | None:
         """Why this drill is not done; None where it is. Empty: it was done before."""
@@ -47,16 +49,24 @@ class Drills:
         return line
 
     def signal_of(self, detected: float) -> float | None:
-        """When whoever hurt the run did so, of an incident that is detected now."""
-        times = [line.time for line in self._lines.values() if line.time <= detected <= line.time + self._latest()]
-        return max(times, default=None)
+        """When whoever hurt the run did so, of an incident that is detected now. The first one after a drill is its."""
+        lines = [line for line in self._lines.values() if 0 <= detected - line.time <= self._latest(line.drill)]
+        found = max((line.time for line in lines if line.time not in self._answered), default=None)
+        self._answered |= {found} if found is not None else set()
+        return found
 
-    def _latest(self) -> float:
+    def _latest(self, drill: Drill) -> float:
+        """So long after the fault an incident may be of it."""
+        if PROMISES[drill.fault].detect is None:
+            return WATCHED_SECONDS + (drill.seconds if drill.fault in LASTING else 0.0)
         return LATEST_SECONDS + self._hang_seconds
 
     def shown(self, incidents: Iterable[Incident], now: float) -> tuple[ShownDrill, ...]:
         """The newest ones, with what came of them."""
-        by_signal = {incident.signal_time: incident for incident in incidents if incident.signal_time is not None}
+        by_signal: dict[float, Incident] = {}
+        for incident in incidents:
+            if incident.signal_time is not None:
+                by_signal.setdefault(incident.signal_time, incident)
         newest = sorted(self._lines.values(), key=lambda line: line.time)[-KEPT:]
         return tuple(self._shown(line, by_signal, now) for line in newest)
 
@@ -65,12 +75,11 @@ class Drills:
         shown = ShownDrill(identity=drill.identity, fault=drill.fault, node=drill.node)
         promise = PROMISES[drill.fault]
         if promise.detect is None:
-            lasts = drill.seconds if drill.fault in LASTING else 0.0
-            quiet = now - line.time >= lasts + WATCHED_SECONDS
+            quiet = now - line.time >= self._latest(drill)
             result = DrillResult.BROKEN if incident is not None else DrillResult.KEPT if quiet else DrillResult.RUNS
             return shown.model_copy(update={"result": result})
         if incident is None:
-            late = now - line.time > self._latest()
+            late = now - line.time > self._latest(drill)
             return shown.model_copy(update={"result": DrillResult.BROKEN if late else DrillResult.RUNS})
         detected = incident.detected - line.time
         measured: dict[str, object] = {"detect_seconds": f"{detected:.2f}", "result": DrillResult.RUNS}
