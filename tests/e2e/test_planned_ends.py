@@ -69,12 +69,12 @@ def trains_on(installed: Installation, run: str) -> None:
 def test_a_drill_on_the_cluster_is_asked_for_by_an_annotation_and_its_result_stands_in_the_status(
     installed: Installation,
 ) -> None:
-    run = "drilled"
+    run = "hurt"
     installed.apply(DATASET, a_run(run, tokens="12M").replace("\nspec:\n", "\nspec:\n  drills: Allowed\n"))
     try:
         installed.wait("it trains", lambda: step_of(installed.status(run)) > 25, 300)
         pod = installed.rank_0(run)
-        for number, fault in enumerate(("worker-kill", "node-kill"), 1):
+        for number, fault in enumerate(("worker-kill", "node-kill", "agent-stop", "coordinator-kill"), 1):
             installed.kubectl("annotate", "trun", run, f"tessera.dev/drill={number} {fault}", "--overwrite")
 
             def kept(number: int = number) -> bool:
