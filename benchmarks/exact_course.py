@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from exact_evidence import Outcome, read_outcome
 from lab import Lab
@@ -30,10 +31,14 @@ class Course:
     steps: int
     every: int = 7
     """Steps from checkpoint to checkpoint: not a divisor of anything else here."""
+    snapshot_every: int | None = None
+    """Steps from snapshot to snapshot; None: as from checkpoint to checkpoint."""
 
     @contextmanager
     def _started(self, name: str, nodes: int, spares: int = 0) -> Iterator[Lab]:
-        workload = Workload("llama-1m", self.steps, 64, 12, self.every, nodes, 1, MOST)
+        workload = Workload(
+            "llama-1m", self.steps, 64, 12, self.every, nodes, 1, MOST, snapshot_every=self.snapshot_every
+        )
         evidence = self.root / name / "evidence"
         lab = Lab(self.root / name / "run", workload.manifest(name), None, {"TESSERA_EVIDENCE": str(evidence)})
         lab.resolve({NAME: self.data})
@@ -64,26 +69,36 @@ class Course:
         with self._started("disturbed", 3, 1) as lab:
             _when_ready(lab, "node-3")
             for number in range(rounds):
-                _kill(lab, 0, not_before=number * self.steps // rounds)
-                _kill(lab, 1)
+                _kill(lab, 0, number * self.steps // rounds, odd=self.snapshot_every is None)
+                _kill(lab, 1, odd=self.snapshot_every is None)
                 _grow(lab, f"late-{number}")
                 if number + 1 < rounds:
                     lab.add_node(f"spare-{number}")
                     _when_ready(lab, f"spare-{number}")
             outcome = self._finished(lab, "disturbed")
-            entries = [json.loads(path.read_text()) for path in sorted((lab.directory.root / "log").glob("0*"))]
-            return outcome, [len(entry["members"]) for entry in entries if entry["kind"] == "open"]
+            return outcome, [len(entry["members"]) for entry in self.opened()]
+
+    def opened(self) -> list[dict[str, Any]]:
+        """The generations of the run through faults, as its log has them."""
+        log = self.root / "disturbed" / "run" / "log"
+        entries = [json.loads(path.read_text()) for path in sorted(log.glob("0*"))]
+        return [entry for entry in entries if entry["kind"] == "open"]
+
+    def incidents(self) -> list[dict[str, Any]]:
+        """Its incidents."""
+        folder = self.root / "disturbed" / "run" / "incidents"
+        return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
 
 
-def _kill(lab: Lab, rank: int, not_before: int = 0) -> None:
-    """Kill the node of a rank at an odd step, two steps into the open generation at the earliest."""
+def _kill(lab: Lab, rank: int, not_before: int = 0, *, odd: bool) -> None:
+    """Kill the node of a rank, at an odd step if that is wanted, some steps into the open generation."""
     generation = lab.generation()["generation"]
 
-    def odd() -> bool:
+    def come() -> bool:
         steps = [line["step"] for line in lab.metrics() if line["generation"] == generation]
-        return len(steps) >= 2 and steps[-1] % 2 == 1 and steps[-1] >= not_before
+        return len(steps) >= 2 and (steps[-1] % 2 == 1 or not odd) and steps[-1] >= not_before
 
-    lab.wait_for("an odd step", odd, RUN_SECONDS)
+    lab.wait_for("its time", come, RUN_SECONDS)
     lab.signal_node(lab.members()[rank])
     lab.wait_step(0, START_SECONDS, generation + 1)
 

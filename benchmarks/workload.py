@@ -75,6 +75,8 @@ class Workload:
     least: int = 1
     most: int = 4
     hang_seconds: int = 60
+    snapshot_every: int | None = None
+    """Steps from snapshot to snapshot; None: as from checkpoint to checkpoint."""
 
     @classmethod
     def usual(cls, quick: bool) -> Workload:
@@ -100,8 +102,11 @@ class Workload:
                     "schedule": {"kind": "cosine", "warmupSteps": 5},
                 },
                 "nodes": {"count": self.count, "min": self.least, "max": max(self.most, self.count)},
-                "checkpoint": {"every": self.every, "keep": 3},
+                "checkpoint": {"every": self.every, "keep": 3, "snapshotEvery": self._snapshot_every()},
                 "hangSeconds": self.hang_seconds,
                 "storage": {"uri": storage},
             },
         }
+
+    def _snapshot_every(self) -> int:
+        return self.every if self.snapshot_every is None else self.snapshot_every

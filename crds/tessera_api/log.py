@@ -23,6 +23,13 @@ class StoreAddress(Record):
     port: Annotated[int, Field(ge=1, le=65535)]
 
 
+class KeeperAddress(Record):
+    """Where a node's snapshots are read, and copies of others' taken."""
+
+    host: Annotated[str, Field(max_length=253)]
+    port: Annotated[int, Field(ge=1, le=65535)]
+
+
 class Member(Record):
     """A node of a generation. Its place in `Open.members` is its node rank."""
 
@@ -30,6 +37,8 @@ class Member(Record):
     incarnation: Annotated[str, Field(max_length=32)]
     """Drawn anew by each agent process: the same name with another incarnation is another node."""
     processes: Annotated[int, Field(ge=1, le=64)]
+    keeper: KeeperAddress | None = None
+    """None where not all members have one: an older version's do not."""
 
 
 class StoredObject(Record):
@@ -47,6 +56,8 @@ class ResumePoint(Record):
     position: Count
     """Data position: how many samples of the order have been consumed."""
     objects: Annotated[tuple[StoredObject, ...], Field(max_length=MAX_OBJECTS)]
+    holders: Annotated[tuple[Name, ...], Field(max_length=MAX_OBJECTS)] | None = None
+    """Which member holds each of the objects in memory. None: they are a commit's, and in the storage."""
 
 
 class Skipped(Record):
@@ -92,6 +103,10 @@ class Open(Record):
     def world_size(self) -> int:
         """How many ranks the generation has."""
         return sum(member.processes for member in self.members)
+
+    def committed_step(self) -> int:
+        """The step of the commit that it begins from; -1: it begins from none."""
+        return self.resume.step if self.resume is not None and self.resume.holders is None else -1
 
     def names(self) -> tuple[str, ...]:
         """The members' names in order of node rank."""

@@ -18,6 +18,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from tessera_api.drill import Drill
 from tessera_api.inspection import Inspect, Inspected, Prove
+from tessera_api.kept_part import MAX_KEPT, KeptPart
 from tessera_api.log import MAX_NODES, Member, Open, StoreAddress, StoredObject
 from tessera_api.orders import Places, Reaped, Size, StatusQuestion, StopRun, Warnings
 from tessera_api.record import Count, Name, Record, Text
@@ -129,6 +130,10 @@ class Join(Record):
     fingerprint: Annotated[str, Field(max_length=64)] = ""
     """Of the numerics: device or instruction set and library versions."""
     processes: Processes
+    keeper_port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    """Where this node's keeper listens."""
+    kept: Annotated[tuple[KeptPart, ...], Field(max_length=MAX_KEPT)] | None = None
+    """Parts of snapshots that this node holds in memory."""
 
 
 class StepRecord(Record):

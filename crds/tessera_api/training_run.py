@@ -256,6 +256,14 @@ class CheckpointPolicy(Document):
     """Steps from one checkpoint to the next."""
     keep: Annotated[StrictInt, Field(ge=1, le=1000)] = 3
     """Newest committed checkpoints that stay; of the older ones an anchor and its successor stay too."""
+    snapshot_every: Annotated[StrictInt, Field(ge=0, le=1_000_000)] | None = None
+    """Steps from one snapshot to the next: a copy of the training's state in the memory of its node and of one other,
+    from which a generation begins where that is newer than the last checkpoint. `every` when absent; 0: none. Takes up
+    to five times a node's share of weights and optimizer state; where that is not free, none are taken."""
+
+    def snapshots(self) -> int:
+        """Steps from one snapshot to the next; 0: none."""
+        return self.every if self.snapshot_every is None else self.snapshot_every
 
 
 class Storage(Document):

@@ -56,6 +56,7 @@ class Accounts:
         """Of the ledger what is safe in the storage: what counters show never falls, whoever takes over."""
         self.record: Callable[[IncidentLine | EvidenceLine], None] = lambda line: None
         """Called with every incident that has changed, and with all that was seen of one."""
+        self._membership: Membership | None = None
         self._first_generation: int | None = None
         self._nodes = 0
         """Of the open generation."""
@@ -74,6 +75,7 @@ class Accounts:
 
     def attend(self, membership: Membership) -> None:
         """Every node is counted from when it comes until it goes."""
+        self._membership = membership
         membership.roster.came = lambda node: self._came(node, membership)
         membership.roster.goes = lambda node: self._goes(node, membership)
 
@@ -98,7 +100,8 @@ class Accounts:
         self._recovering = False
 
     def opened(self, generation: Open) -> None:
-        """A generation is open."""
+        """A generation is open: what the one before computed after the step that it begins from is thrown away."""
+        self.ledger.began(generation.resume.step if generation.resume else 0)
         self._nodes = len(generation.members)
         if self._first_generation is None:
             self._first_generation = 1
@@ -120,9 +123,8 @@ class Accounts:
         for incident in changed:
             self.record(EvidenceLine(number=incident.number, findings=findings_of(judged.findings, past)))
 
-    def lost_work(self) -> None:
-        """What was not committed is thrown away."""
-        self.ledger.lost()
+    def over(self) -> None:
+        """The generation has ended; what of it is lost is known once the next begins."""
         self._evaluating = False
 
     def phase(self, phase: Phase) -> None:
@@ -138,6 +140,9 @@ class Accounts:
         """A completed step."""
         first = self._newest is None or self._newest.generation != line.generation
         self._newest = line
+        if self._membership is not None:
+            self.advance(self._membership)
+        self.ledger.stepped(line.step)
         if first:
             self._recovering = False
         self._write(self.incidents.stepped(line.step, line.time))
@@ -147,12 +152,13 @@ class Accounts:
     def committed(self, commit: Commit, ready: ReadyCommit) -> None:
         """What was computed until now is safe."""
         self.ledger.stalled(Cause.CHECKPOINT_STALL, ready.stall_seconds * self._nodes)
-        self.ledger.committed()
+        self.ledger.committed(commit.step)
 
     def closed(self, exit_code: ExitCode, reason: str) -> None:
         """It is over."""
         ends = {ExitCode.DONE: RunPhase.SUCCEEDED, ExitCode.STOPPED: RunPhase.STOPPED}
         self._end, self._message = ends.get(exit_code, RunPhase.FAILED), reason
+        self.ledger.lost()
 
     def _write(self, changed: list[Incident]) -> None:
         for incident in changed:

@@ -33,7 +33,8 @@ class Fate(Enum):
 
 
 class Checkpoints:
-    """Commits only for the generation that is open; a part of any other is garbage by definition."""
+    """Commits only for the generation that was opened last; a part of any other is garbage by definition. That one may
+    be over: keepers go on storing what its trainers had staged, and what is whole before the next is opened counts."""
 
     def __init__(self, scribe: Scribe, keep: int, term: Callable[[], int], outcomes: Outcomes) -> None:
         self._scribe, self._keep, self._term, self._outcomes = scribe, keep, term, outcomes
@@ -45,10 +46,6 @@ class Checkpoints:
         """A generation is open; `committed` is the newest committed step."""
         self._open, self._parts = generation, Parts(generation, committed)
         self._writing.clear()
-
-    def over(self) -> None:
-        """No generation is open."""
-        self._open = self._parts = None
 
     def add(self, part: Part) -> Fate:
         """One rank's part. Raises PartRefused."""
@@ -64,7 +61,7 @@ class Checkpoints:
 
         def make(history: History) -> Ruled | None:
             newest = history.newest
-            if newest is not None and newest.step >= ready.step:
+            if (newest is not None and newest.step >= ready.step) or history.reopen:
                 return None
             return Commit(
                 term=self._term(),

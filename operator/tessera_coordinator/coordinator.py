@@ -18,7 +18,7 @@ from typing import Literal, assert_never
 from tessera_api.drill import Drill
 from tessera_api.exit_codes import ExitCode
 from tessera_api.journal import Event, EventName, SizeLine
-from tessera_api.log import Claim, Commit, End, Open, ResumePoint, Retire, Skipped
+from tessera_api.log import Claim, Commit, End, Open, Retire, Skipped
 from tessera_api.messages import (
     Committed,
     Finished,
@@ -51,6 +51,7 @@ from tessera_coordinator.core.effects import (
     Send,
 )
 from tessera_coordinator.core.history import History
+from tessera_coordinator.core.kept import resume_point
 from tessera_coordinator.core.membership import Membership
 from tessera_coordinator.core.notice import noticed, warned
 from tessera_coordinator.core.state import State
@@ -177,8 +178,6 @@ class Coordinator:
         self._attempted = number = max(wanted.generation, self._attempted + 1)
 
         def make(history: History) -> Ruled:
-            newest = history.newest
-            resume = ResumePoint(step=newest.step, position=newest.position, objects=newest.objects) if newest else None
             return Open(
                 term=self.term,
                 generation=max(number, history.generation + 1),
@@ -186,7 +185,7 @@ class Coordinator:
                 members=wanted.members,
                 store=wanted.store,
                 nonce=nonce,
-                resume=resume,
+                resume=resume_point(history, wanted.held),
                 skips=tuple(Skipped(first=skip.first, last=skip.last) for skip in history.skips),
                 fingerprint=wanted.fingerprint or None,
                 reason=wanted.reason,
@@ -196,8 +195,8 @@ class Coordinator:
         def done(entry: Ruled | None) -> None:
             if not isinstance(entry, Open):
                 return self.membership.not_opened()
-            newest = entry.resume.step if entry.resume else -1
-            self.checkpoints.opened(entry, newest)
+            newest = self.scribe.history.newest
+            self.checkpoints.opened(entry, newest.step if newest else -1)
             self.accounts.opened(entry)
             self.apply(self.membership.opened(entry, time.monotonic()))
             return self.collect(self.scribe.history)
@@ -210,8 +209,7 @@ class Coordinator:
         if not effect.planned:
             pace = self.membership.pace
             self.accounts.incident(effect.cause, effect.nodes, effect.generation, pace.highest)
-        self.accounts.lost_work()
-        self.checkpoints.over()
+        self.accounts.over()
 
     def _complete(self, history: History) -> tuple[Literal["complete", "failed"], str]:
         """All trainers ended with success; whether the run has reached its end, the log says."""

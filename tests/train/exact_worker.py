@@ -24,8 +24,10 @@ from torch.multiprocessing import start_processes
 
 from tessera_api.checkpoint import CheckpointPrefix
 from tessera_api.log import StoredObject
+from tessera_keeper.keeping import Keeping
+from tessera_keeper.part_file import Progress
 from tessera_store import open_store
-from tessera_trainer.checkpoint import CheckpointWriter
+from tessera_trainer.checkpoint import CheckpointWriter, Ranks
 from tessera_trainer.digest import numbers_digest, state_digest
 from tessera_trainer.exact import ExactGradients
 from tessera_trainer.initialise import initialise
@@ -33,7 +35,6 @@ from tessera_trainer.micro_batch import MicroBatch, pack
 from tessera_trainer.model import Decoder
 from tessera_trainer.optimiser import AdamW, AdamWSettings
 from tessera_trainer.parallel import Accelerator, Precision, World, join_world, prepare
-from tessera_trainer.part_file import Progress
 from tessera_trainer.restore import restore
 from tessera_trainer.shape import ModelShape
 from tessera_trainer.units import UnitPlan
@@ -138,7 +139,7 @@ def distance(case: dict[str, Any], step: int, loss: float, model: Any) -> dict[s
 
 def save(case: dict[str, Any], training: Training, store: Any, step: int) -> list[dict[str, Any]]:
     world, optimiser = training.world, training.optimiser
-    writer = CheckpointWriter(store, rank=world.rank, ranks=world.size, limit_s=LIMIT_S)
+    writer = CheckpointWriter(Keeping(lambda: store, lambda part: None), Ranks(world.rank, world.size), limit_s=LIMIT_S)
     prefix = CheckpointPrefix(step=step, term=1, generation=world.size, nonce=case["save"])
     progress = Progress(step=step, position=step * UNITS * ROWS, updates=optimiser.updates)
     saved = writer.save(list(optimiser.state()), progress, prefix)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -14,11 +15,13 @@ from torch import Tensor
 
 from tessera_api.checkpoint import CheckpointPrefix
 from tessera_api.log import StoredObject
+from tessera_api.messages import Part
+from tessera_keeper import part_file
+from tessera_keeper.keeping import Keeping
+from tessera_keeper.part_file import CheckpointDamaged, Progress
 from tessera_store import Store, StoreUnavailable, open_store
 from tessera_store.files import FileStore
-from tessera_trainer import part_file
-from tessera_trainer.checkpoint import CheckpointFailed, CheckpointWriter
-from tessera_trainer.part_file import CheckpointDamaged, Progress
+from tessera_trainer.checkpoint import CheckpointFailed, CheckpointWriter, Ranks
 from tessera_trainer.restore import restore, verify
 from tessera_trainer.shards import Shard, rows_of
 
@@ -40,8 +43,18 @@ def shards(tensors: dict[str, Tensor], ranks: int, rank: int) -> list[Shard]:
     return found
 
 
+def writer_to(
+    store: Store,
+    rank: int = 0,
+    ranks: int = 1,
+    limit_s: float = WAIT_S,
+    report: Callable[[Part], None] = lambda part: None,
+) -> CheckpointWriter:
+    return CheckpointWriter(Keeping(lambda: store, report), Ranks(rank, ranks), limit_s=limit_s)
+
+
 def saved(store: Store, ranks: int, prefix: CheckpointPrefix = PREFIX) -> list[StoredObject]:
-    writers = [CheckpointWriter(store, rank=rank, ranks=ranks, limit_s=WAIT_S) for rank in range(ranks)]
+    writers = [writer_to(store, rank, ranks) for rank in range(ranks)]
     saves = [writer.save(shards(WHOLE, ranks, rank), PROGRESS, prefix) for rank, writer in enumerate(writers)]
     return [save.wait(WAIT_S) for save in saves]
 
@@ -141,7 +154,7 @@ def test_a_checkpoint_of_another_model_is_refused(store: Store) -> None:
 
 def test_tensors_may_change_while_they_are_written(store: Store) -> None:
     held = HeldStore(store)
-    writer = CheckpointWriter(held, rank=0, ranks=1, limit_s=WAIT_S)
+    writer = writer_to(held)
     mine = shards(WHOLE, 1, 0)
     save = writer.save(mine, PROGRESS, PREFIX)
     for shard in mine:
@@ -153,7 +166,7 @@ def test_tensors_may_change_while_they_are_written(store: Store) -> None:
 
 def test_a_second_save_waits_for_the_first(store: Store) -> None:
     held = HeldStore(store)
-    writer = CheckpointWriter(held, rank=0, ranks=1, limit_s=0.05)
+    writer = writer_to(held, limit_s=0.05)
     first = writer.save(shards(WHOLE, 1, 0), PROGRESS, PREFIX)
     assert writer.busy
     with pytest.raises(TimeoutError, match=r"is not written after 0.05 s"):
@@ -165,7 +178,7 @@ def test_a_second_save_waits_for_the_first(store: Store) -> None:
 
 
 def test_a_longer_skip_list_finds_room(store: Store) -> None:
-    writer = CheckpointWriter(store, rank=0, ranks=1, limit_s=WAIT_S)
+    writer = writer_to(store)
     writer.save(shards(WHOLE, 1, 0), PROGRESS, PREFIX)
     longer = PROGRESS.model_copy(update={"skips": tuple((number, number + 1) for number in range(500))})
     part = writer.save(shards(WHOLE, 1, 0), longer, PREFIX.model_copy(update={"nonce": "b"})).wait(WAIT_S)
@@ -173,7 +186,7 @@ def test_a_longer_skip_list_finds_room(store: Store) -> None:
 
 
 def test_a_store_that_fails_is_reported_to_whoever_waits(store: Store) -> None:
-    writer = CheckpointWriter(HeldStore(store, fails=True), rank=0, ranks=1, limit_s=WAIT_S)
+    writer = writer_to(HeldStore(store, fails=True))
     save = writer.save(shards(WHOLE, 1, 0), PROGRESS, PREFIX)
     with pytest.raises(CheckpointFailed, match="the disk is full") as caught:
         save.wait(WAIT_S)
@@ -181,7 +194,7 @@ def test_a_store_that_fails_is_reported_to_whoever_waits(store: Store) -> None:
 
 
 def test_a_failure_that_nobody_waited_for_ends_the_next_save(store: Store) -> None:
-    writer = CheckpointWriter(HeldStore(store, fails=True), rank=0, ranks=1, limit_s=WAIT_S)
+    writer = writer_to(HeldStore(store, fails=True))
     writer.save(shards(WHOLE, 1, 0), PROGRESS, PREFIX)
     with pytest.raises(CheckpointFailed, match=r"rank-00000-of-00001\.safetensors was not written"):
         writer.save(shards(WHOLE, 1, 0), PROGRESS, PREFIX)
@@ -189,7 +202,7 @@ def test_a_failure_that_nobody_waited_for_ends_the_next_save(store: Store) -> No
 
 def test_a_failure_can_be_asked_for_between_saves(store: Store) -> None:
     held = HeldStore(store)
-    writer = CheckpointWriter(held, rank=0, ranks=1, limit_s=WAIT_S)
+    writer = writer_to(held)
     save = writer.save(shards(WHOLE, 1, 0), PROGRESS, PREFIX)
     writer.check()
     held.fails = True
@@ -201,13 +214,14 @@ def test_a_failure_can_be_asked_for_between_saves(store: Store) -> None:
     writer.check()  # told once
 
 
-def test_a_part_is_announced_once_it_is_safe(store: Store) -> None:
-    heard: list[tuple[StoredObject, int]] = []
-    writer = CheckpointWriter(store, rank=0, ranks=1, limit_s=WAIT_S)
-    part = writer.save(
-        shards(WHOLE, 1, 0), PROGRESS, PREFIX, lambda part, stall_s: heard.append((part, store.size(part.name)))
-    ).wait(WAIT_S)
-    assert heard == [(part, part.size)]
+def test_a_part_is_reported_once_it_is_safe(store: Store) -> None:
+    heard: list[tuple[Part, int]] = []
+    writer = writer_to(store, report=lambda part: heard.append((part, store.size(part.objects[0].name))))
+    stored = writer.save(shards(WHOLE, 1, 0), PROGRESS, PREFIX).wait(WAIT_S)
+    ((part, size),) = heard
+    assert (part.objects, size) == ((stored,), stored.size)
+    assert (part.generation, part.rank, part.step, part.position) == (3, 0, 12, 96)
+    assert part.seconds >= part.stall_seconds > 0.0
 
 
 def test_a_header_tells_its_rows_to_any_reader(store: Store) -> None:

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from tessera_api.exit_codes import ExitCode
+from tessera_api.inspection import Prove
 from tessera_api.log import Commit, End, Open, Rewind, Skip
 from tessera_api.messages import (
     Ack,
+    Assign,
     Beat,
     Closed,
     Committed,
@@ -110,24 +112,57 @@ def test_a_checkpoint_is_committed_with_its_last_part_and_then_acknowledged(fold
     assert (commit.step, commit.position, commit.objects, commit.generation) == (5, 50, objects, 1)
 
 
-def test_a_part_of_a_generation_that_is_over_is_void_and_nobody_is_told_that_it_was_committed(folder: Path) -> None:
+async def broken(place: LiveCoordinator) -> tuple[FakePeer, FakePeer, Open]:
+    """A generation of two that is over: the second member has no workers any more, the first is told to stop its."""
+    one, two = await FakePeer.connect(place, "node-0"), await FakePeer.connect(place, "node-1")
+    one.say(Join(sequence=1, store_port=5000, fingerprint="cpu", processes=FACTS))
+    opening = await two.join()
+    two.stream.close()
+    two = await FakePeer.connect(place, "node-1")
+    two.say(Join(sequence=2, store_port=5000, fingerprint="cpu", processes=FACTS))
+    await one.hear(Restart)
+    return one, two, opening
+
+
+async def taken(one: FakePeer, two: FakePeer) -> Assign:
+    """Both offer themselves, after a proof of the one whose workers ended, and are taken."""
+    one.say(Join(sequence=2, store_port=5000, fingerprint="cpu", processes=FACTS))
+    await two.hear(Prove)
+    two.say(Join(sequence=3, store_port=5000, fingerprint="cpu", processes=FACTS))
+    await one.hear(Assign)
+    return await two.hear(Assign)
+
+
+def test_parts_that_are_stored_after_their_generation_is_over_count_for_the_next(folder: Path) -> None:
+    with LiveCoordinator(folder, count=2, least=2) as place:
+
+        async def story() -> Assign:
+            one, two, opening = await broken(place)
+            two.say(part(opening, 1, 5), 7)
+            one.say(part(opening, 0, 5), 7)
+            await one.hear(Committed)
+            return await taken(one, two)
+
+        resume = tell(story()).open.resume
+        assert (resume.step if resume else None) == 5
+
+
+def test_a_part_is_void_once_the_next_generation_is_open_and_nobody_is_told_that_it_was_committed(
+    folder: Path,
+) -> None:
     with LiveCoordinator(folder, count=2, least=2) as place:
 
         async def story() -> list[Record]:
-            one, two = await FakePeer.connect(place, "node-0"), await FakePeer.connect(place, "node-1")
-            one.say(Join(sequence=1, store_port=5000, fingerprint="cpu", processes=FACTS))
-            opening = await two.join()
-            two.stream.close()
-            two = await FakePeer.connect(place, "node-1")
-            two.say(Join(sequence=2, store_port=5000, fingerprint="cpu", processes=FACTS))
-            await one.hear(Restart)
+            one, two, opening = await broken(place)
             one.say(part(opening, 0, 5), 7)
+            await taken(one, two)
+            two.say(part(opening, 1, 5), 9)
             heard: list[Record] = []
-            while not isinstance(message := await one.next(), Ack):
+            while not isinstance(message := await two.next(), Ack):
                 heard.append(message)
             return heard
 
-        assert tell(story()) == []
+        assert not any(isinstance(message, Committed) for message in tell(story()))
         assert [entry for entry in place.log() if isinstance(entry, Commit)] == []
 
 

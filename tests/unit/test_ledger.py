@@ -9,10 +9,13 @@ from hypothesis import strategies as st
 from tessera_coordinator.core.ledger import Activity, Cause, Ledger, cost
 
 SECONDS = st.floats(0.0, 1e4)
+STEPS = st.integers(0, 6)
 ACTIONS = st.one_of(
     st.tuples(st.just("spend"), SECONDS, st.sampled_from(Activity)),
     st.tuples(st.just("stalled"), st.floats(-10.0, 1e6), st.sampled_from(Cause)),
-    st.tuples(st.just("committed"), st.none(), st.none()),
+    st.tuples(st.just("stepped"), st.none(), STEPS),
+    st.tuples(st.just("committed"), st.none(), STEPS),
+    st.tuples(st.just("began"), st.none(), STEPS),
     st.tuples(st.just("lost"), st.none(), st.none()),
 )
 
@@ -31,8 +34,12 @@ def test_every_node_second_has_one_cause_and_nothing_that_was_published_falls(
                 passed += amount
             case "stalled", Cause():
                 ledger.stalled(more, amount)
-            case "committed", _:
-                ledger.committed()
+            case "stepped", int():
+                ledger.stepped(more)
+            case "committed", int():
+                ledger.committed(more)
+            case "began", int():
+                ledger.began(more)
             case _:
                 ledger.lost()
         settled = ledger.seconds()
@@ -58,9 +65,10 @@ def test_a_commit_settles_compute_and_the_end_of_a_generation_what_was_lost() ->
     ledger = Ledger()
     ledger.spend(Activity.COMPUTING, 20.0)
     ledger.stalled(Cause.DATA_WAIT, 3.0)
-    ledger.committed()
+    ledger.stepped(10)
+    ledger.committed(10)
     ledger.spend(Activity.COMPUTING, 4.0)
-    ledger.lost()
+    ledger.began(10)
 
     settled = ledger.seconds()
 
@@ -106,3 +114,31 @@ def test_a_restarted_coordinator_goes_on_from_the_newest_line_and_ignores_causes
 
 def test_before_anything_happened_there_is_no_goodput() -> None:
     assert (Ledger().goodput(), Ledger().ettr()) == (None, None)
+
+
+def test_a_commit_settles_what_came_up_to_its_step_however_late_it_is() -> None:
+    ledger = Ledger()
+    ledger.spend(Activity.COMPUTING, 10.0)
+    ledger.stepped(10)
+    ledger.spend(Activity.COMPUTING, 5.0)
+    ledger.stepped(11)
+
+    ledger.committed(10)
+
+    assert (ledger.seconds()["compute"], ledger.uncommitted) == (10.0, 5.0)
+    ledger.committed(11)
+    assert (ledger.seconds()["compute"], ledger.uncommitted) == (15.0, 0.0)
+
+
+def test_a_generation_that_begins_from_memory_loses_only_what_came_after_that_step() -> None:
+    ledger = Ledger()
+    for step in (1, 2, 3):
+        ledger.spend(Activity.COMPUTING, 4.0)
+        ledger.stepped(step)
+    ledger.spend(Activity.COMPUTING, 1.0)
+
+    ledger.began(2)
+
+    assert (ledger.seconds()["lost_work"], ledger.uncommitted) == (5.0, 8.0)
+    ledger.began(0)
+    assert (ledger.seconds()["lost_work"], ledger.uncommitted) == (13.0, 0.0)

@@ -108,7 +108,8 @@ class Counted:
                 for name in self.world.agents:
                     if self.world.agents[name].beats:
                         self.world.agents[name].held = None
-                self.accounts.lost_work()
+                self.accounts.over()
+                self.ledger.began(self.chance.randrange(3))
         self._seen = len(self.world.others)
 
     def lose(self) -> None:
@@ -120,7 +121,8 @@ class Counted:
 
     def commit(self) -> None:
         self.accounts.advance(self.world.machine)
-        self.ledger.committed()
+        self.ledger.stepped(1)
+        self.ledger.committed(self.chance.choice((1, 2)))
 
     def another_coordinator(self) -> None:
         """The old one wrote its last line, and died; the nodes go on without one for some time."""

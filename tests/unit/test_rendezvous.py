@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tessera_api.exit_codes import ExitCode
+from tessera_api.kept_part import Keeps
 from tessera_api.log import Open
 from tessera_api.messages import StepRecord, VerdictWord
 from tessera_api.trouble import Trouble, TroubleKind
@@ -36,6 +37,9 @@ class Place:
 
     def explain(self, generation: Open) -> None:
         self.asked.append(f"explain {generation.generation}")
+
+    def keeps(self) -> Keeps:
+        return Keeps(7000, ())
 
     def prepare_workers(self, generation: Open) -> None:
         self.asked.append(f"prepare {generation.generation}")

@@ -13,6 +13,9 @@ from typing import Any, cast
 import pytest
 import torch
 
+from tessera_api.messages import Part
+from tessera_keeper.keeping import Keeping
+from tessera_keeper.part_file import Progress
 from tessera_run import NotCommitted, Run
 from tessera_run.failure import is_storage_error
 from tessera_store import ObjectMissing, StoreRefused, StoreUnavailable
@@ -20,8 +23,7 @@ from tessera_store.files import FileStore
 from tessera_trainer.checkpoint import CheckpointFailed
 from tessera_trainer.optimiser import AdamW
 from tessera_trainer.outage import Waiting, outlast
-from tessera_trainer.part_file import Progress
-from tessera_trainer.saver import Saver
+from tessera_trainer.saver import Rhythm, Saver, Saving
 from tessera_trainer.shards import Shard
 
 LIMIT_S = 20.0
@@ -67,11 +69,13 @@ class Clock:
 
 
 class Agent:
-    """The other end of a run's line: commits each part that it is told of, and keeps all that it hears."""
+    """The other end of a run's line, and of its keeper's: commits each part that it is told of, and keeps all that it
+    hears."""
 
     def __init__(self) -> None:
         mine, theirs = socket.socketpair()
         self.heard: list[dict[str, Any]] = []
+        self.stored: list[int] = []
         self._line = theirs
         welcome = {"rank": 0, "local_rank": 0, "world_size": 1, "term": 1, "generation": 1, "nonce": "n"}
         self._thread = threading.Thread(target=self._serve, daemon=True)
@@ -81,10 +85,11 @@ class Agent:
     def _serve(self) -> None:
         with self._line, self._line.makefile("rb") as lines:
             for line in lines:
-                said = json.loads(line)
-                self.heard.append(said)
-                if said["do"] == "part":
-                    self._line.sendall(json.dumps({"committed": said["step"]}).encode() + b"\n")
+                self.heard.append(json.loads(line))
+
+    def report(self, part: Part) -> None:
+        self.stored.append(part.step)
+        self._line.sendall(json.dumps({"committed": part.step}).encode() + b"\n")
 
     def close(self) -> None:
         self.run.close()
@@ -102,7 +107,7 @@ def agent() -> Iterator[Agent]:
 
 
 def saver(agent: Agent, store: FileStore, waiting: Waiting) -> Saver:
-    return Saver(agent.run, cast(AdamW, Optimiser()), store, 1, waiting)
+    return Saver(agent.run, cast(AdamW, Optimiser()), Keeping(lambda: store, agent.report), Rhythm(1), waiting)
 
 
 def at(step: int) -> Progress:
@@ -113,12 +118,12 @@ def test_training_goes_on_when_a_save_is_refused_and_the_next_due_state_is_saved
     clock = Clock()
     saving = saver(agent, OutStore(tmp_path, 2, StoreUnavailable("the disk is full")), clock.waiting(100.0))
     for step in (1, 2, 3):
-        assert saving.free()
+        assert saving.able(Saving.STORE) is Saving.STORE
         saving.save(at(step))
-    assert saving.free()
+    assert saving.able(Saving.STORE) is Saving.STORE
     saving.finish(at(3))
     agent.close()
-    assert agent.words("part", "step") == [3]
+    assert agent.stored == [3]
     assert agent.words("note", "name") == ["StorageTrouble", "StorageBack"]
     assert clock.pauses == []
 
@@ -130,7 +135,7 @@ def test_the_end_waits_for_the_storage_and_stores_the_last_state(
     clock = Clock()
     saver(agent, OutStore(tmp_path, 4, error), clock.waiting(100.0)).finish(at(7))
     agent.close()
-    assert agent.words("part", "step") == [7]
+    assert agent.stored == [7]
     assert clock.pauses == [1.0, 2.0, 4.0, 4.0]
 
 
@@ -146,7 +151,7 @@ def test_what_is_not_the_storages_doing_is_raised_at_the_next_step(agent: Agent,
     saving = saver(agent, OutStore(tmp_path, 1, ZeroDivisionError("a bug")), Clock().waiting(100.0))
     saving.save(at(1))
     with pytest.raises(CheckpointFailed, match="a bug"):
-        saving.free()
+        saving.able(Saving.STORE)
 
 
 def test_reads_are_asked_again_until_the_storage_answers(agent: Agent) -> None:

@@ -119,7 +119,8 @@ def _node_options(count: int, most_processes: int) -> st.SearchStrategy[dict[str
 
 
 def _checkpoint_policies() -> st.SearchStrategy[dict[str, int]]:
-    return st.fixed_dictionaries({}, optional={"every": st.integers(1, 10**9), "keep": st.integers(1, 1000)})
+    numbers = {"every": st.integers(1, 10**9), "keep": st.integers(1, 1000), "snapshotEvery": st.integers(0, 10**6)}
+    return st.fixed_dictionaries({}, optional=numbers)
 
 
 @st.composite

@@ -148,6 +148,13 @@ _BOUNDS = (
     _run(
         "spec.checkpoint", {"every": 0}, "should be greater than or equal to 1", {"every": 1}, "spec.checkpoint.every"
     ),
+    _run(
+        "spec.checkpoint",
+        {"snapshotEvery": -1},
+        "should be greater than or equal to 0",
+        {"snapshotEvery": 0},
+        "spec.checkpoint.snapshotEvery",
+    ),
     _run("spec.checkpoint", {"keep": 1001}, "should be less than or equal to 1000", {}, "spec.checkpoint.keep"),
     _run("spec.checkpoint", [], 'must be of type object: "array"', {"keep": 1}),
     _run("spec.storage.uri", "https://models/runs", URI_WORDS, "file:///srv/runs"),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import traceback
 
-_COLLECTIVE_TYPES = frozenset({"DistBackendError", "DistNetworkError", "DistStoreError"})
+_COLLECTIVE_TYPES = frozenset({"DistBackendError", "DistNetworkError", "DistStoreError", "HolderLost"})
+"""Of torch, and `tessera_trainer.kept_parts`'s: it too says that a peer is gone."""
 _COLLECTIVE_WORDS = ("gloo/transport/", "connectfullmesh", "pair closure", "communicator was aborted")
 """Of gloo and NCCL only: a program's own trouble with the network or with a back-end's settings is its own, and a
 process that parked for it would wait for nobody."""

@@ -57,12 +57,23 @@ class Span:
 
 
 @dataclass(frozen=True)
+class Holder:
+    """A node that holds a part in memory, and where it is read."""
+
+    node: str
+    host: str
+    port: int
+
+
+@dataclass(frozen=True)
 class Resume:
-    """Where every rank of this generation starts: a committed checkpoint."""
+    """Where every rank of this generation starts: a committed checkpoint, or a snapshot that nodes hold in memory."""
 
     step: int
     position: int
     objects: tuple[Part, ...]
+    holders: tuple[Holder, ...] = ()
+    """Of each object, in order; empty where they are in the storage."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +106,7 @@ class Run:
         self._stop: Stop | None = None
         self._drilled = False
         self._committed = threading.Condition()
-        self._committed_step = self._resume.step if self._resume else -1
+        self._committed_step = self._resume.step if self._resume and not self._resume.holders else -1
         self._outgoing: queue.Queue[bytes | None] = queue.Queue(MAX_QUEUED)
         self._units, self._progress_due = 0, 0.0
         self.declared = "start"
@@ -330,7 +341,8 @@ def _resume(document: dict[str, Any] | None) -> Resume | None:
     if document is None:
         return None
     parts = tuple(Part(item["name"], item["size"], item["sha256"]) for item in document["objects"])
-    return Resume(int(document["step"]), int(document["position"]), parts)
+    holders = tuple(Holder(**holder) for holder in document.get("holders", ()))
+    return Resume(int(document["step"]), int(document["position"]), parts, holders)
 
 
 def _wait_for_the_end() -> NoReturn:

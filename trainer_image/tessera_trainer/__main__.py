@@ -12,15 +12,22 @@ from pathlib import Path
 
 import tessera_run
 from tessera_api.exit_codes import ExitCode
+from tessera_api.keys import ring_of
+from tessera_api.log import StoredObject
 from tessera_api.resolved_run import ResolvedRun, read_resolved_run
 from tessera_api.run_directory import RunDirectory
+from tessera_keeper.line import VARIABLE as KEEPER
+from tessera_keeper.line import KeeperLine
+from tessera_store import open_store
 from tessera_trainer.assembly import ACCELERATORS, assemble
 from tessera_trainer.digest import state_digest
 from tessera_trainer.export import TokenizerFile, export
 from tessera_trainer.held_out import HeldOut, evaluate
+from tessera_trainer.kept_parts import KeptParts
 from tessera_trainer.loop import Parts, train
 from tessera_trainer.parallel import join_world
 from tessera_trainer.publish_export import publish_export
+from tessera_trainer.restore import Readable
 from tessera_trainer.shards import gather_rows
 
 COLLECTIVE_LIMIT_SECONDS = 1800.0
@@ -38,16 +45,27 @@ def main() -> int:
             threads=resolved.threads,
             limit_s=COLLECTIVE_LIMIT_SECONDS,
         )
-        parts = assemble(run, resolved, world, directory.root / "cache")
+        keeper = KeeperLine(os.environ[KEEPER])
+        parts = assemble(run, resolved, world, directory.root / "cache", keeper)
         if run.rank == 0:
             peak = parts.meter.peak
             run.note("Peak", f"{peak.flops / 1e12:.3g} TFLOP/s a device: {peak.source}", flops=peak.flops)
-        progress = parts.saver.restore(run.resume())
+        progress = parts.saver.restore(run.resume(), _source(run.resume(), resolved, directory, keeper))
         progress = train(run, parts, progress)
         if parts.evidence.wanted:
             parts.evidence.state(progress.step, state_digest(parts.optimiser.state(), world.group))
         _conclude(run, resolved, parts, directory)
     return ExitCode.DONE
+
+
+def _source(
+    resume: tessera_run.Resume | None, resolved: ResolvedRun, directory: RunDirectory, keeper: KeeperLine
+) -> Readable:
+    """Where the point to begin from is read: the storage, or the memory of the run's nodes."""
+    if resume is None or not resume.holders:
+        return open_store(resolved.storage)
+    objects = [StoredObject(name=part.name, size=part.size, sha256=part.sha256) for part in resume.objects]
+    return KeptParts(objects, resume.holders, os.environ["TESSERA_NODE"], keeper, ring_of(directory))
 
 
 def _conclude(run: tessera_run.Run, resolved: ResolvedRun, parts: Parts, directory: RunDirectory) -> None:

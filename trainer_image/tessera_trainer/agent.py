@@ -23,16 +23,19 @@ from pathlib import Path
 from tessera_api.drill import Drill
 from tessera_api.exit_codes import ExitCode
 from tessera_api.inspection import RankSeen
+from tessera_api.kept_part import Keeps
 from tessera_api.keys import ring_of
 from tessera_api.log import Open
 from tessera_api.messages import Leave, Processes
 from tessera_api.resolved_run import ResolvedRun, read_resolved_run
 from tessera_api.run_directory import RunDirectory
 from tessera_api.trouble import Trouble, TroubleKind
+from tessera_keeper.line import VARIABLE as KEEPER
 from tessera_run.run import SOCKET_VARIABLE
 from tessera_store import open_store
 from tessera_trainer.drills import Surroundings, perform
 from tessera_trainer.identity import Identity
+from tessera_trainer.keeper_process import KeeperProcess
 from tessera_trainer.last_words import LastWords, end_of, last_words
 from tessera_trainer.memory_limit import MemoryLimit
 from tessera_trainer.node_link import NodeLink
@@ -72,12 +75,14 @@ class RunningNode:
         self._folder = _socket_folder(directory, name)
         self._lines = TrainerLines(self._folder / "trainers")
         self._warm = WarmProcess(self._folder, WARM_IMPORTS, directory.agent_log(name))
+        self._keeper = KeeperProcess(self._folder, directory.root, directory.agent_log(name))
         processes = resolved.run.spec.nodes.processes_per_node
         identity = Identity(name, uuid.uuid4().hex[:12], _own_address(endpoints), processes)
         addresses = tuple(_address(endpoint) for endpoint in endpoints.split(","))
         self.link = NodeLink(identity, ring_of(directory), addresses, self._facts, self._lines.tell)
         self.link.inspect = self._inspect
         self.link.drill = self._drill
+        self._keeper.stored = self.link.report
         self.rank_logs: RankLogs | None = None
         self._memory = MemoryLimit()
         self._leaving = False
@@ -97,6 +102,7 @@ class RunningNode:
     def warm_up(self) -> None:
         """From the main thread: the warm process dies with the thread that started it."""
         self._warm.start()
+        self._keeper.start()
 
     def show_ranks(self) -> None:
         """What the trainers print is shown from now on, and its end stored where the run is."""
@@ -111,7 +117,7 @@ class RunningNode:
 
     def stop_workers(self) -> None:
         """See `rendezvous.Node`."""
-        kill_sessions_of_children(os.getpid(), spare=self._warm.pid)
+        kill_sessions_of_children(os.getpid(), spare=self._warm.pid)  # the keeper leads none
         self._warm.kill()
 
     def clear_workers(self) -> None:
@@ -119,6 +125,11 @@ class RunningNode:
         while stuck := self._warm.clear(CLEAR_SECONDS):
             logger.warning("waiting for the kernel to let go of %s; not joining before", stuck)
         self._warm.restart_if_dead()
+
+    def keeps(self) -> Keeps:
+        """See `rendezvous.Node`."""
+        self._keeper.restart_if_dead()
+        return Keeps(self._keeper.port(), self._keeper.kept())
 
     def prove(self, in_full: bool) -> str:
         """See `rendezvous.Node`. Full before the first join too, mounts and storage only before any other."""
@@ -214,6 +225,7 @@ class RunningNode:
 
     def prepare_workers(self, generation: Open) -> None:
         """See `rendezvous.Node`: torchrun's workers inherit this process's environment."""
+        self._keeper.begin(generation, self.link.node_name)
         os.environ["TESSERA_GENERATION"] = str(generation.generation)
         # The client puts its own rank in place of {rank}.
         log = self._directory.rank_log(self.link.node_name, generation.generation, 0).with_name("rank-{rank}.log")
@@ -224,6 +236,7 @@ class RunningNode:
         return {
             SOCKET_VARIABLE: str(self._lines.path),
             "TESSERA_WARM_SOCKET": str(self._warm.socket_path),
+            KEEPER: str(self._keeper.socket_path),
             "TESSERA_PYTHON": sys.executable,
             "TESSERA_RUN_DIRECTORY": str(self._directory.root),
             "TESSERA_NODE": self.link.node_name,
@@ -239,7 +252,7 @@ class RunningNode:
 
     def _look(self) -> Processes:
         own, warm = os.getpid(), self._warm.sessions()
-        clients = tuple(pid for pid in children_of(own) if pid != self._warm.pid)
+        clients = tuple(pid for pid in children_of(own) if pid not in (self._warm.pid, self._keeper.pid))
         sessions = dict.fromkeys((os.getsid(0), *warm, *clients))
         return Processes(agent_pid=own, worker_pids=self._lines.pids(), sessions=tuple(sessions)[:200])
 

@@ -14,6 +14,7 @@ from tessera_api.resolved_run import Device, ResolvedRun
 from tessera_api.training_run import Compilation, Recomputation
 from tessera_api.training_run import Precision as AskedPrecision
 from tessera_api.training_run import Training as AskedTraining
+from tessera_keeper.keeping import Keeper
 from tessera_run import Run
 from tessera_store import open_store
 from tessera_trainer.evidence import VARIABLE, Evidence
@@ -27,7 +28,7 @@ from tessera_trainer.optimiser import AdamW, AdamWSettings
 from tessera_trainer.origin import load_origin
 from tessera_trainer.parallel import Accelerator, Precision, World, prepare
 from tessera_trainer.peak import Arithmetic, peak_of
-from tessera_trainer.saver import Saver
+from tessera_trainer.saver import Rhythm, Saver
 from tessera_trainer.schedule import Schedule, ScheduleKind
 from tessera_trainer.shape import ModelShape
 from tessera_trainer.training_data import TrainingData
@@ -36,7 +37,7 @@ from tessera_trainer.units import UnitPlan
 ACCELERATORS = {Device.CPU: Accelerator.CPU, Device.CUDA: Accelerator.CUDA}
 
 
-def assemble(run: Run, resolved: ResolvedRun, world: World, cache: Path) -> Parts:
+def assemble(run: Run, resolved: ResolvedRun, world: World, cache: Path, keeper: Keeper) -> Parts:
     """The parts, on this rank's device; weights are fresh, or the origin's, or about to be restored."""
     spec, training = resolved.run.spec, resolved.run.spec.training
     data = TrainingData(resolved, run.skips, cache)
@@ -67,7 +68,7 @@ def assemble(run: Run, resolved: ResolvedRun, world: World, cache: Path) -> Part
         gradients=gradients,
         optimiser=optimiser,
         schedule=_schedule(training, spec.total_steps),
-        saver=Saver(run, optimiser, store, spec.checkpoint.every),
+        saver=Saver(run, optimiser, keeper, Rhythm(spec.checkpoint.every, spec.checkpoint.snapshots())),
         meter=Meter(shape, peak, world.size, started=time.monotonic()),
         evidence=Evidence(os.environ.get(VARIABLE), run.generation, run.rank),
         total_steps=spec.total_steps,

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
+from tessera_keeper.part_file import Progress
 from tessera_run import Run
 from tessera_run.run import declared
 from tessera_trainer.evidence import Evidence
@@ -23,8 +24,7 @@ from tessera_trainer.meter import Meter, StepWork
 from tessera_trainer.micro_batch import MicroBatch
 from tessera_trainer.optimiser import AdamW, Update
 from tessera_trainer.parallel import World
-from tessera_trainer.part_file import Progress
-from tessera_trainer.saver import Saver
+from tessera_trainer.saver import Saver, Saving
 from tessera_trainer.schedule import Schedule
 from tessera_trainer.shape import ModelShape
 from tessera_trainer.training_data import TrainingData, Units
@@ -83,8 +83,9 @@ def train(run: Run, parts: Parts, progress: Progress) -> Progress:
         if agreed.stop:
             _finish(run, parts, progress)
             run.park(progress.step)
-        if parts.saver.due(progress.step, parts.total_steps) and _all(parts.world, parts.saver.free()):
-            parts.saver.save(progress)
+        wanted = parts.saver.due(progress.step, parts.total_steps)
+        if wanted and (all_can := Saving(_least(parts.world, parts.saver.able(wanted)))):
+            parts.saver.save(progress, all_can)
     _finish(run, parts, progress)
     return progress
 
@@ -116,11 +117,11 @@ def _agree(world: World, run: Run, units: Units) -> Agreed:
     return Agreed(any(row[0] for row in rows), sum(row[1] for row in rows), max(row[2] for row in rows) / 1e6)
 
 
-def _all(world: World, mine: bool) -> bool:
-    """One small collective: whether it is so on every rank."""
-    flag = torch.tensor(int(mine), dtype=torch.int64, device=world.device)
-    dist.all_reduce(flag, op=dist.ReduceOp.MIN, group=world.group)
-    return bool(flag.item())
+def _least(world: World, mine: int) -> int:
+    """One small collective: the least of all ranks'."""
+    least = torch.tensor(mine, dtype=torch.int64, device=world.device)
+    dist.all_reduce(least, op=dist.ReduceOp.MIN, group=world.group)
+    return int(least.item())
 
 
 def _report(run: Run, parts: Parts, progress: Progress, result: tuple[float, Update, Agreed, float]) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Coroutine
 from tessera_api.drill import Drill
 from tessera_api.exit_codes import ExitCode
 from tessera_api.inspection import Inspect, Inspected, Prove, RankSeen
+from tessera_api.kept_part import NOTHING, Keeps
 from tessera_api.keys import Ring
 from tessera_api.log import Open
 from tessera_api.messages import (
@@ -108,10 +109,10 @@ class NodeLink:
         """Begin to look for the coordinator, for ever."""
         self._thread.start()
 
-    def next_generation(self, store_port: int, fingerprint: str) -> Open | None:
+    def next_generation(self, store_port: int, fingerprint: str, keeps: Keeps = NOTHING) -> Open | None:
         """Offer this node and wait, without limit, until it is given a generation. None: it has to prove itself in full
         before it is offered anew. Raises RunClosed."""
-        self.loop.call_soon_threadsafe(self._offer, store_port, fingerprint)
+        self.loop.call_soon_threadsafe(self._offer, store_port, fingerprint, keeps)
         with self._change:
             self._change.wait_for(lambda: self._closed or self._prove or (self._join is None and self._open))
             if self._closed is not None:
@@ -220,15 +221,10 @@ class NodeLink:
                 logger.exception("the link stumbled")
             await asyncio.sleep(RETRY_SECONDS)
 
-    def _offer(self, store_port: int, fingerprint: str) -> None:
+    def _offer(self, store_port: int, fingerprint: str, keeps: Keeps) -> None:
         self._offers += 1
-        join = Join(
-            sequence=self._offers,
-            store_port=store_port,
-            left=self._left,
-            fingerprint=fingerprint,
-            processes=self._facts(),
-        )
+        offer = {"sequence": self._offers, "store_port": store_port, "fingerprint": fingerprint, **keeps._asdict()}
+        join = Join.model_validate({**offer, "left": self._left, "processes": self._facts()})
         with self._change:
             self._join, self._open, self._restart = join, None, None
             self._change.notify_all()

@@ -24,6 +24,7 @@ from torch.distributed.elastic.rendezvous.api import (
 )
 
 from tessera_api.exit_codes import ExitCode
+from tessera_api.kept_part import Keeps
 from tessera_api.log import Open
 from tessera_api.messages import VerdictWord
 from tessera_trainer.node_link import NodeLink, RunClosed
@@ -49,6 +50,9 @@ class Node(Protocol):
     @property
     def leaving(self) -> bool:
         """Whether this node was told to end: it trains no more."""
+
+    def keeps(self) -> Keeps:
+        """What this node holds in memory."""
 
     def explain(self, generation: Open) -> None:
         """The workers ended, and nobody had said that they should: report why, if they have not done so."""
@@ -169,7 +173,7 @@ class TesseraRendezvous(RendezvousHandler):
             # Bound before joining, so that its port can be sent with the join.
             server = TCPStore("0.0.0.0", 0, None, True, wait_for_workers=False)
             try:
-                held = self._node.link.next_generation(server.port, fingerprint)
+                held = self._node.link.next_generation(server.port, fingerprint, self._node.keeps())
             except RunClosed as closed:
                 logger.info("the run is over: %s", closed)
                 raise SystemExit(closed.exit_code) from closed

@@ -13,13 +13,12 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 
 from tessera_api.log import StoredObject
-from tessera_store import Store
-from tessera_trainer.part_file import (
+from tessera_keeper.part_file import (
     CheckpointDamaged,
     PartRecord,
     Progress,
@@ -28,11 +27,22 @@ from tessera_trainer.part_file import (
     header_length,
 )
 from tessera_trainer.shards import Shard, rows_of
+from tessera_trainer.tensor_types import torch_type
 
 _PART = re.compile(r"rank-(\d{5})-of-(\d{5})\.safetensors$")
 _FIRST_READ_BYTES = 1 << 16
 _READ_BYTES = 32 << 20
 _READERS = 4
+
+
+class Readable(Protocol):
+    """What is needed of a `tessera_store.Store`, or of the memory of nodes."""
+
+    def size(self, name: str) -> int:
+        """An object's length in bytes."""
+
+    def get_range(self, name: str, start: int, length: int) -> bytes:
+        """Bytes [start, start + length), fewer where the object ends before."""
 
 
 class _Block(NamedTuple):
@@ -53,7 +63,7 @@ class _Part:
     record: PartRecord
 
 
-def restore(objects: Iterable[StoredObject], store: Store, targets: Sequence[Shard]) -> Progress:
+def restore(objects: Iterable[StoredObject], store: Readable, targets: Sequence[Shard]) -> Progress:
     """Fills `targets` from the checkpoint and says where it stands. Each rank calls it for its own shards.
 
     Raises CheckpointDamaged (an object is not what was committed), ValueError (the checkpoint is of another model, or
@@ -73,7 +83,7 @@ def restore(objects: Iterable[StoredObject], store: Store, targets: Sequence[Sha
     return progress[0]
 
 
-def verify(objects: Iterable[StoredObject], store: Store) -> None:
+def verify(objects: Iterable[StoredObject], store: Readable) -> None:
     """Reads every object and compares it with its size and digest in the commit entry. Raises CheckpointDamaged."""
     for stored in objects:
         digest = hashlib.sha256()
@@ -100,7 +110,7 @@ def _in_order(objects: Iterable[StoredObject]) -> list[StoredObject]:
     return [found[rank] for rank in range(len(found))]
 
 
-def _read_part(stored: StoredObject, store: Store, targets: Sequence[Shard]) -> Progress:
+def _read_part(stored: StoredObject, store: Readable, targets: Sequence[Shard]) -> Progress:
     part = _open(stored, store)
     tensors = {tensor.name: (tensor, offset) for tensor, offset in part.record.offsets()}
     blocks: list[_Block] = []
@@ -123,7 +133,7 @@ def _read_part(stored: StoredObject, store: Store, targets: Sequence[Shard]) -> 
     return part.record.progress
 
 
-def _open(stored: StoredObject, store: Store) -> _Part:
+def _open(stored: StoredObject, store: Readable) -> _Part:
     """The sealed header of a part, after a look at its size."""
     _check_size(stored, store)
     start = store.get_range(stored.name, 0, min(_FIRST_READ_BYTES, stored.size))
@@ -141,7 +151,7 @@ def _open(stored: StoredObject, store: Store) -> _Part:
 
 def _blocks(part: _Part, tensor: TensorRecord, offset: int, target: Shard) -> Iterator[_Block]:
     """The blocks of `tensor` that hold rows of `target`."""
-    if tensor.shape != target.shape or tensor.torch_dtype != target.local.dtype:
+    if tensor.shape != target.shape or torch_type(tensor) != target.local.dtype:
         raise ValueError(
             f"{target.name} is {list(tensor.shape)} {tensor.dtype} in {part.stored.name}, "
             f"and {list(target.shape)} {target.local.dtype} in the model"
@@ -177,7 +187,7 @@ def _take(stored: StoredObject, block: _Block, data: memoryview, *, checked: boo
             what = f"sha256 of rows {block.rows.start} to {block.rows.stop} of {block.tensor.name}"
             raise CheckpointDamaged(stored.name, what, block.sha256, digest)
     rows = _overlap(block.rows, block.target.rows)
-    source = torch.frombuffer(data, dtype=block.tensor.torch_dtype).view(len(block.rows), *block.tensor.shape[1:])
+    source = torch.frombuffer(data, dtype=torch_type(block.tensor)).view(len(block.rows), *block.tensor.shape[1:])
     mine = block.target.local[rows.start - block.target.rows.start : rows.stop - block.target.rows.start]
     mine.copy_(source[rows.start - block.rows.start : rows.stop - block.rows.start])
 
@@ -186,14 +196,14 @@ def _overlap(one: range, other: range) -> range:
     return range(max(one.start, other.start), min(one.stop, other.stop))
 
 
-def _read(stored: StoredObject, store: Store, start: int, length: int) -> bytes:
+def _read(stored: StoredObject, store: Readable, start: int, length: int) -> bytes:
     data = store.get_range(stored.name, start, length)
     if len(data) != length:
         raise CheckpointDamaged(stored.name, f"the number of bytes from {start}", length, len(data))
     return data
 
 
-def _check_size(stored: StoredObject, store: Store) -> None:
+def _check_size(stored: StoredObject, store: Readable) -> None:
     size = store.size(stored.name)
     if size != stored.size:
         raise CheckpointDamaged(stored.name, "its size in bytes", stored.size, size)

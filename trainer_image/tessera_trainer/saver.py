@@ -1,5 +1,5 @@
-"""The checkpoint part: when to save, where to, and what to tell the run. The bytes are `checkpoint` and `restore`'s
-matter.
+"""The checkpoint part: when to save, where to, and what to tell the run. The bytes are the keeper's, `checkpoint`'s and
+`restore`'s matter.
 
 What must stay true: a storage that is out never stops training and never ends it. A save that it did not take is said
 once and given up; the newest state is saved at the next due step. Only `finish` waits, since nothing may follow before
@@ -9,16 +9,18 @@ its commit. Nothing here is collective: what ranks must agree on, `loop` lets th
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
+from enum import IntEnum
 
 from tessera_api.checkpoint import CheckpointPrefix
 from tessera_api.log import StoredObject
-from tessera_run import NotCommitted, Part, Resume, Run
-from tessera_store import Store
-from tessera_trainer.checkpoint import CheckpointFailed, CheckpointWriter
+from tessera_keeper.keeping import Keeper
+from tessera_keeper.part_file import Progress
+from tessera_run import NotCommitted, Resume, Run
+from tessera_trainer.checkpoint import CheckpointFailed, CheckpointWriter, Ranks
 from tessera_trainer.optimiser import AdamW
 from tessera_trainer.outage import COMMIT_LIMIT_SECONDS, READ_LIMIT_SECONDS, Waiting, outlast
-from tessera_trainer.part_file import Progress
-from tessera_trainer.restore import restore
+from tessera_trainer.restore import Readable, restore
 
 SAVE_LIMIT_SECONDS = 5.0
 """How long training stands still at a due step for a save that is not through yet; then this step's is left out."""
@@ -26,35 +28,66 @@ NOTHING = -1
 AT_THE_END = Waiting(COMMIT_LIMIT_SECONDS)
 
 
-class Saver:
-    """Saves every `every` steps and at the end; each part is reported once it is stored."""
+class Saving(IntEnum):
+    """What is done at a step. Ranks differ in what they can: all do the least."""
 
-    def __init__(self, run: Run, optimiser: AdamW, store: Store, every: int, waiting: Waiting = AT_THE_END) -> None:
-        self._run, self._optimiser, self._store, self._every = run, optimiser, store, every
+    NOTHING = 0
+    STORE = 1
+    """A checkpoint that does not stay in memory."""
+    MEMORY = 2
+    """A snapshot that nodes hold, for the next generation to begin from."""
+    BOTH = 3
+
+
+@dataclass(frozen=True)
+class Rhythm:
+    """Steps from one to the next."""
+
+    checkpoint: int
+    snapshot: int = 0
+    """0: nothing stays in memory."""
+
+
+class Saver:
+    """Saves at due steps and at the end; each part is reported, by the keeper, once it is stored."""
+
+    def __init__(
+        self, run: Run, optimiser: AdamW, keeper: Keeper, rhythm: Rhythm, waiting: Waiting = AT_THE_END
+    ) -> None:
+        self._run, self._optimiser, self._rhythm = run, optimiser, rhythm
         self._waiting = waiting
-        self._writer = CheckpointWriter(store, rank=run.rank, ranks=run.world_size, limit_s=waiting.limit_s)
+        place = Ranks(run.rank, run.world_size)
+        self._writer = CheckpointWriter(keeper, place, limit_s=waiting.limit_s, remember=rhythm.snapshot > 0)
         self._saved = NOTHING
         """The step of the last save that is written, committed or on its way."""
         self._failures = 0
         """Saves in a row that the storage did not take."""
+        self._measured = False
+        """Whether there is memory enough was asked, once a generation."""
 
-    def due(self, step: int, total_steps: int) -> bool:
-        """Whether a checkpoint of this step is wanted."""
-        return step % self._every == 0 or step == total_steps
+    def due(self, step: int, total_steps: int) -> Saving:
+        """What is wanted at this step; the same on all ranks."""
+        stored = step % self._rhythm.checkpoint == 0 or step == total_steps
+        if not self._writer.remember:
+            return Saving.STORE if stored else Saving.NOTHING
+        if stored:
+            return Saving.BOTH
+        return Saving.MEMORY if step % self._rhythm.snapshot == 0 else Saving.NOTHING
 
-    def restore(self, resume: Resume | None) -> Progress:
-        """Fill weights and moments from the checkpoint that was handed out; without one training begins."""
+    def restore(self, resume: Resume | None, source: Readable) -> Progress:
+        """Fill weights and moments from what was handed out; without that training begins."""
         if resume is None:
             return Progress(step=0, position=0, updates=0)
         objects = [StoredObject(name=part.name, size=part.size, sha256=part.sha256) for part in resume.objects]
         progress = outlast(
             self._run,
-            f"reading the checkpoint of step {resume.step}",
-            lambda: restore(objects, self._store, list(self._optimiser.state())),
+            f"reading the {'snapshot' if resume.holders else 'checkpoint'} of step {resume.step}",
+            lambda: restore(objects, source, list(self._optimiser.state())),
             Waiting(READ_LIMIT_SECONDS),
         )
         self._optimiser.updates = progress.updates
-        self._saved = progress.step
+        self._saved = NOTHING if resume.holders else progress.step
+        self._writer.begin_from(progress.step)
         return progress
 
     def check(self) -> None:
@@ -63,22 +96,40 @@ class Saver:
         if not self._writer.busy:
             self._hear(0.0)
 
-    def free(self) -> bool:
-        """Whether a save can begin now; waits a little for one that is under way. Ranks differ in it: agree on it."""
+    def able(self, wanted: Saving) -> Saving:
+        """How much of what is wanted can begin now; waits a little for a checkpoint before. Ranks differ in it: agree
+        on the least."""
+        if wanted is Saving.MEMORY:
+            return wanted if self._writer.settled(0.0) and self._room() else Saving.NOTHING
+        deadline = time.monotonic() + SAVE_LIMIT_SECONDS
         self._hear(SAVE_LIMIT_SECONDS)
-        return not self._writer.busy
+        if not self._writer.settled(max(0.0, deadline - time.monotonic())):
+            return Saving.NOTHING
+        if wanted is Saving.BOTH and not self._room():
+            wanted = Saving.STORE
+        if self._writer.busy:
+            return Saving.MEMORY if wanted is Saving.BOTH else Saving.NOTHING
+        return wanted
 
-    def save(self, progress: Progress) -> None:
-        """Begin to save. To be called when `free` is true on all ranks."""
-        run, began = self._run, time.monotonic()
+    def save(self, progress: Progress, agreed: Saving = Saving.STORE) -> None:
+        """Begin to save, as all ranks have agreed."""
+        if agreed is Saving.STORE and self._writer.remember:
+            self._writer.remember = False  # some node has no room, and what others hold is of no use alone
+            if self._run.rank == 0:
+                said = "a node has not enough free memory to hold snapshots; a restart goes back to the last checkpoint"
+                self._run.note("NoSnapshots", said)
+        self._save(progress, store=agreed is not Saving.MEMORY, whole=True)
+
+    def _save(self, progress: Progress, store: bool, whole: bool) -> None:
+        run = self._run
         prefix = CheckpointPrefix(step=progress.step, term=run.term, generation=run.generation, nonce=run.nonce)
+        self._writer.save(list(self._optimiser.state()), progress, prefix, store=store, whole=whole)
+        if store:
+            self._saved = progress.step
 
-        def stored(part: StoredObject, stall_s: float) -> None:
-            mine = [Part(part.name, part.size, part.sha256)]
-            run.commit(progress.step, progress.position, mine, time.monotonic() - began, stall_s)
-
-        self._writer.save(list(self._optimiser.state()), progress, prefix, stored)
-        self._saved = progress.step
+    def _room(self) -> bool:
+        self._measured = self._measured or self._writer.has_room(list(self._optimiser.state()))
+        return self._measured
 
     def finish(self, progress: Progress) -> None:
         """Until the checkpoint of this very step is committed, through outages of the storage. A part that it did not
@@ -89,7 +140,7 @@ class Saver:
         self._hear(waiting.limit_s)
         while True:
             if self._saved != progress.step:
-                self.save(progress)
+                self._save(progress, store=True, whole=False)
             if self._hear(max(0.0, end - waiting.clock())) and not self._writer.busy:
                 break
             if waiting.clock() + pause > end:

@@ -96,7 +96,7 @@ class TrainerLines:
 
     def _welcome(self, held: Open) -> dict[str, Any]:
         assert self._link is not None
-        resume = held.resume.model_dump(mode="json") if held.resume else None
+        resume = _resume(held)
         stop = None
         if self._link.stop_order is not None:
             order, came = self._link.stop_order
@@ -143,6 +143,19 @@ class TrainerLines:
             if said["what"] == TroubleKind.COLLECTIVE.value:
                 link.met_collective_error()
         link.report(_report(said, rank, generation))
+
+
+def _resume(held: Open) -> dict[str, Any] | None:
+    """The resume point for trainers; `holders` says where each object is held in memory, if it is."""
+    if held.resume is None:
+        return None
+    keepers = {member.node: member.keeper for member in held.members}
+    holders = []
+    for name in held.resume.holders or ():
+        keeper = keepers[name]
+        assert keeper is not None
+        holders.append({"node": name, "host": keeper.host, "port": keeper.port})
+    return {**held.resume.model_dump(mode="json"), "holders": holders}
 
 
 def _report(said: dict[str, Any], rank: int, generation: int) -> Report:

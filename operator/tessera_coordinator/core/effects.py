@@ -9,6 +9,7 @@ from tessera_api.journal import EventName
 from tessera_api.log import Member, StoreAddress
 from tessera_api.messages import FromCoordinator
 from tessera_coordinator.core.causes import Evidence
+from tessera_coordinator.core.kept import Held
 from tessera_coordinator.core.ladder import Ruling
 
 
@@ -40,6 +41,8 @@ class OpenGeneration:
     store: StoreAddress
     fingerprint: str
     reason: str
+    held: tuple[Held, ...] = ()
+    """What its members have in memory."""
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from tessera_api.log import Member, Open, StoreAddress
+from tessera_api.log import KeeperAddress, Member, Open, StoreAddress
 from tessera_api.orders import Places, Size
 from tessera_coordinator.core.effects import OpenGeneration
+from tessera_coordinator.core.kept import Held
 from tessera_coordinator.core.nodes import Node
 from tessera_coordinator.core.silence import Limits
 
@@ -94,13 +95,34 @@ def draft(nodes: list[Node], last: Open | None, wanted: Wanted, limits: Limits, 
     if unplaced and not before and waited < limits.arrival_patience:
         return Plan(None, refused)
     chosen = _in_order(fit, before, wanted)
-    members = tuple(Member(node=n.name, incarnation=n.incarnation, processes=n.processes) for n in chosen)
+    members = _members(chosen)
     join = chosen[0].join
     assert join is not None
     store = StoreAddress(host=chosen[0].host, port=join.store_port)
     number = last.generation + 1 if last else wanted.first_generation
     reason = "first" if not before else f"after generation {number - 1}"
-    return Plan(OpenGeneration(number, members, store, fingerprint, reason), refused)
+    return Plan(OpenGeneration(number, members, store, fingerprint, reason, _held(chosen)), refused)
+
+
+def _members(chosen: list[Node]) -> tuple[Member, ...]:
+    """With the addresses of their keepers, where all have one: an older version's agent would not know the entry."""
+    ports = [node.join.keeper_port for node in chosen if node.join is not None]
+    return tuple(
+        Member(
+            node=node.name,
+            incarnation=node.incarnation,
+            processes=node.processes,
+            keeper=KeeperAddress(host=node.host, port=port) if port is not None and None not in ports else None,
+        )
+        for node, port in zip(chosen, ports, strict=True)
+    )
+
+
+def _held(chosen: list[Node]) -> tuple[Held, ...]:
+    joins = [(node.name, node.join) for node in chosen if node.join is not None]
+    if any(join.keeper_port is None for _, join in joins):
+        return ()
+    return tuple(Held(name, part) for name, join in joins for part in join.kept or ())
 
 
 def _in_order(fit: list[Node], before: list[str], wanted: Wanted) -> list[Node]:

@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import assert_never
 
-from tessera_api.log import Claim, Commit, End, Entry, Open, Retire, Rewind, Skip
+from tessera_api.checkpoint import CheckpointPrefix, parse_prefix
+from tessera_api.log import Claim, Commit, End, Entry, Open, ResumePoint, Retire, Rewind, Skip
 
 
 class IllegalEntry(Exception):
@@ -63,6 +64,20 @@ class History:
         """The steps of the commits that can be resumed from, ascending."""
         return tuple(commit.step for commit in self.commits)
 
+    def allows(self, snapshot: ResumePoint) -> bool:
+        """Whether a generation may begin from these parts in memory, if they are there: they are the newest commit's,
+        or newer and of the open generation, or what that began from."""
+        newest, last = self.newest, self.open
+        if newest is not None and (snapshot.step, snapshot.objects) == (newest.step, newest.objects):
+            return True
+        if last is None or self.reopen or (newest is not None and snapshot.step <= newest.step):
+            return False
+        if last.resume is not None and last.resume.objects == snapshot.objects:
+            return True
+        own = CheckpointPrefix(step=snapshot.step, term=last.term, generation=last.generation, nonce=last.nonce)
+        inside = all(parse_prefix(part.name) == own for part in snapshot.objects)
+        return inside and len(snapshot.objects) == last.world_size()
+
     def apply(self, number: int, entry: Entry) -> History:
         """The history with `entry` as number `number`. Raises IllegalEntry, whose text names the rule."""
         _require(number == self.length + 1, number, entry, f"entry {self.length} comes before it")
@@ -95,7 +110,10 @@ class History:
     def _opened(self, number: int, entry: Open) -> History:
         _require(entry.generation > self.generation, number, entry, f"generation {self.generation} was opened before")
         newest, resume = self.newest, entry.resume
-        if newest is None:
+        if resume is not None and resume.holders is not None:
+            legal = resume.objects and self.allows(resume)
+            _require(bool(legal), number, entry, f"no snapshot of step {resume.step} belongs to what is open")
+        elif newest is None:
             _require(resume is None or resume.step == 0, number, entry, "there is no checkpoint to resume from")
         else:
             same = resume is not None and (resume.step, resume.objects) == (newest.step, newest.objects)

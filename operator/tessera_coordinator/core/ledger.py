@@ -1,14 +1,16 @@
 """The goodput ledger: every node-second of the run ends in exactly one cause (design.md §2.6).
 
-Pure. What members compute is `uncommitted` until a commit settles it as compute
-or the end of the generation as lost work; only settled seconds are published, so that none ever falls. Stalls that
-the trainers report (checkpoint, data) are moved out of what was computed in the same step.
+Pure. What members compute is `uncommitted` until a commit settles what came up to its step as compute, or the next
+generation what came after the step that it begins from as lost work; only settled seconds are published, so that none
+ever falls. Stalls that the trainers report (checkpoint, data) are moved out of what was computed in the same step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
+
+MOST_MARKS = 100_000
 
 
 class Cause(StrEnum):
@@ -51,6 +53,8 @@ class Ledger:
     def __init__(self, seconds: Mapping[str, float] | None = None, uncommitted: float = 0.0) -> None:
         self._settled = {cause: (seconds or {}).get(cause.value, 0.0) for cause in Cause}
         self._uncommitted = uncommitted
+        self._marks: dict[int, float] = {}
+        """What was uncommitted when a step was complete, in order; not known of steps before this coordinator."""
 
     def spend(self, activity: Activity, node_seconds: float) -> None:
         """Nodes have done that for so long, in sum."""
@@ -65,15 +69,36 @@ class Ledger:
         self._uncommitted -= moved
         self._settled[cause] += moved
 
-    def committed(self) -> None:
-        """What was computed so far is safe."""
-        self._settled[Cause.COMPUTE] += self._uncommitted
-        self._uncommitted = 0.0
+    def stepped(self, step: int) -> None:
+        """A step is complete."""
+        self._marks[step] = self._uncommitted
+        if len(self._marks) > MOST_MARKS:
+            del self._marks[next(iter(self._marks))]
+
+    def committed(self, step: int) -> None:
+        """What was computed up to this step is safe; all of it, where it is not known how much that was."""
+        safe = self._until(step, self._uncommitted)
+        self._settled[Cause.COMPUTE] += safe
+        self._uncommitted -= safe
+        self._marks = {later: mark - safe for later, mark in self._marks.items() if later > step}
+
+    def began(self, step: int) -> None:
+        """A generation begins from this step: what was computed after it is thrown away; all that is not committed,
+        where it is not known how much that was."""
+        kept = self._until(step, 0.0)
+        self._settled[Cause.LOST_WORK] += self._uncommitted - kept
+        self._uncommitted = kept
+        self._marks = {earlier: mark for earlier, mark in self._marks.items() if earlier <= step}
 
     def lost(self) -> None:
         """What was computed since the last commit is thrown away."""
         self._settled[Cause.LOST_WORK] += self._uncommitted
         self._uncommitted = 0.0
+        self._marks.clear()
+
+    def _until(self, step: int, unknown: float) -> float:
+        """What of the uncommitted was computed up to this step."""
+        return min(max(0.0, self._marks[step]), self._uncommitted) if step in self._marks else unknown
 
     def seconds(self) -> dict[str, float]:
         """Settled node-seconds by cause."""

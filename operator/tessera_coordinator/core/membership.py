@@ -348,7 +348,7 @@ class Membership:
         self.generation, self.state, self._since = generation, State.OPEN, now
         self.hangs.begun(now, after=self.pace)
         self.pace = Pace()
-        self.parking.generation_began(generation.resume.step if generation.resume else -1)
+        self.parking.generation_began(generation.committed_step())
         self.judge.began(self.best_step)
         effects: list[Effect] = [self._event(EventName.GENERATION_OPENED, f"{', '.join(generation.names())}")]
         missing = tuple(m.node for m in generation.members if not stands(self.roster.get(m.node), m, generation))

@@ -19,11 +19,9 @@ import struct
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-import torch
 from pydantic import Field, TypeAdapter, ValidationError
 
 from tessera_api.record import Count, Record, Sha256
-from tessera_trainer.shards import Shard
 
 BLOCK_BYTES = 4 << 20
 """About how many bytes one digest covers: the least that a reader of a few rows must read."""
@@ -32,8 +30,7 @@ SEAL_BYTES = 32
 _SEAL = "header_sha256"
 _RECORD = "tessera"
 _ALIGNMENT = 64
-_DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64"}
-_TORCH = {name: dtype for dtype, name in _DTYPES.items()}
+_ITEM_BYTES = {"F32": 4, "BF16": 2, "F16": 2, "F64": 8}
 
 
 class CheckpointDamaged(Exception):
@@ -71,17 +68,16 @@ class TensorRecord(Record):
     @property
     def row_bytes(self) -> int:
         """Bytes of one row."""
-        return math.prod(self.shape[1:]) * self.torch_dtype.itemsize
+        return math.prod(self.shape[1:]) * _ITEM_BYTES[self.dtype]
 
     @property
     def bytes(self) -> int:
         """Bytes of all rows that are here."""
         return (self.rows[1] - self.rows[0]) * self.row_bytes
 
-    @property
-    def torch_dtype(self) -> torch.dtype:
-        """The same type in torch's words."""
-        return _TORCH[self.dtype]
+    def in_blocks(self) -> TensorRecord:
+        """The same, in blocks of about `BLOCK_BYTES`."""
+        return self.model_copy(update={"block_rows": max(1, BLOCK_BYTES // max(1, self.row_bytes))})
 
     @property
     def blocks(self) -> list[range]:
@@ -121,18 +117,6 @@ class _Entry(Record):
 
 
 _HEADER: TypeAdapter[dict[str, _Entry | dict[str, str]]] = TypeAdapter(dict[str, _Entry | dict[str, str]])
-
-
-def tensor_record(shard: Shard) -> TensorRecord:
-    """The record of a shard, without digests."""
-    record = TensorRecord(
-        name=shard.name,
-        dtype=_DTYPES[shard.local.dtype],  # type: ignore[arg-type]  # pydantic checks it
-        shape=shard.shape,
-        rows=(shard.rows.start, shard.rows.stop),
-        block_rows=1,
-    )
-    return record.model_copy(update={"block_rows": max(1, BLOCK_BYTES // max(1, record.row_bytes))})
 
 
 def encode_header(record: PartRecord, room: int = 0) -> bytes:

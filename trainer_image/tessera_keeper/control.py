@@ -1,0 +1,50 @@
+"""What the agent and the keeper of a node say to each other, a JSON document a line.
+
+The keeper begins with the port at which other nodes reach it. The agent says when a generation begins and asks what is
+held; the keeper answers, and says which parts it has stored.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from typing import Any
+
+from tessera_api.keys import Ring
+from tessera_api.messages import Part
+from tessera_keeper.keeping import Keeping, Neighbour
+from tessera_keeper.line import DocumentLine
+
+logger = logging.getLogger(__name__)
+
+
+class Control:
+    """The keeper's end."""
+
+    def __init__(self, agent: DocumentLine, ring: Ring) -> None:
+        self._agent, self._ring = agent, ring
+
+    def report(self, part: Part) -> None:
+        """A part is in the storage."""
+        with suppress(OSError):  # the agent is gone, and this process ends
+            self._agent.say({"part": part.model_dump(mode="json")})
+
+    def serve(self, keeping: Keeping, port: int) -> None:
+        """Until the agent is gone."""
+        try:
+            self._agent.say({"port": port})
+            while (document := self._agent.hear()) is not None:
+                self._do(keeping, document)
+        except (OSError, ValueError) as error:
+            logger.info("the agent is gone: %s", error)
+
+    def _do(self, keeping: Keeping, document: dict[str, Any]) -> None:
+        match document["do"]:
+            case "begin":
+                at = document["neighbour"]
+                keeping.begin(document["folder"], Neighbour((at[0], at[1]), self._ring) if at else None)
+            case "kept":
+                kept = [part.model_dump(mode="json") for part in keeping.shelf.kept()]
+                self._agent.say({"number": document["number"], "kept": kept})
+            case other:
+                raise ValueError(f"the agent said {other!r}")

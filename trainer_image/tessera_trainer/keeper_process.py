@@ -1,0 +1,135 @@
+"""The agent's hold on its node's keeper: start it, tell it of generations, ask what it holds.
+
+Every call is bounded, and none fails: a keeper that is gone or silent holds nothing, and is started anew before the
+next generation.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from tessera_api.checkpoint import parse_prefix
+from tessera_api.kept_part import MAX_KEPT, KeptPart
+from tessera_api.log import Open
+from tessera_api.messages import Part
+from tessera_keeper.line import DocumentLine
+
+logger = logging.getLogger(__name__)
+
+ANSWER_SECONDS = 0.5
+"""Formation waits for nobody: what is not said by then is not offered."""
+START_SECONDS = 20.0
+SOCKET_NAME = "keeper"
+
+
+class KeeperProcess:
+    """One keeper. `stored` hears of each part that it has stored, from another thread."""
+
+    def __init__(self, folder: Path, run_directory: Path, log_path: Path) -> None:
+        self._folder, self._run_directory, self._log_path = folder, run_directory, log_path
+        self._process: subprocess.Popen[bytes] | None = None
+        self._line: DocumentLine | None = None
+        self._change = threading.Condition()
+        self._port: int | None = None
+        self._asked = 0
+        self._answer: tuple[int, tuple[KeptPart, ...]] = (0, ())
+        self.stored: Callable[[Part], None] = lambda part: None
+
+    @property
+    def socket_path(self) -> Path:
+        """Where trainers reach it."""
+        return self._folder / SOCKET_NAME
+
+    @property
+    def pid(self) -> int:
+        """Of the keeper started last; 0 before the first."""
+        return self._process.pid if self._process else 0
+
+    def start(self) -> None:
+        """Starts it, and does not wait. It ends with this process."""
+        mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        command = [sys.executable, "-m", "tessera_keeper", "--run-directory", str(self._run_directory)]
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._log_path.parent.mkdir(parents=True, exist_ok=True)
+        with theirs, open(self._log_path, "ab") as log:
+            self._process = subprocess.Popen(
+                [*command, "--socket", str(self.socket_path)], stdin=theirs.fileno(), stdout=log, stderr=log
+            )
+        self._port, self._line = None, DocumentLine(mine)
+        threading.Thread(target=self._read, args=(self._line,), daemon=True, name="keeper").start()
+
+    def restart_if_dead(self) -> None:
+        """Starts it anew if it has ended."""
+        if self._process is not None and self._process.poll() is not None:
+            logger.warning("the keeper ended with %s: what it held is gone", self._process.returncode)
+            self.start()
+
+    def port(self) -> int | None:
+        """Where other nodes reach it, waited for; None where it does not start."""
+        with self._change:
+            self._change.wait_for(lambda: self._port is not None or not self._alive(), START_SECONDS)
+            return self._port
+
+    def kept(self) -> tuple[KeptPart, ...]:
+        """What it holds, or nothing where it does not say so in time."""
+        self._asked += 1
+        number = self._asked
+        if not self._say({"do": "kept", "number": number}):
+            return ()
+        with self._change:
+            heard = self._change.wait_for(lambda: self._answer[0] == number, ANSWER_SECONDS)
+            return self._answer[1][:MAX_KEPT] if heard else ()
+
+    def begin(self, generation: Open, node: str) -> None:
+        """A generation begins: what it does not begin from is no longer wanted, and copies go to `neighbour_of`."""
+        address = neighbour_of(generation, node)
+        resume = generation.resume
+        prefix = parse_prefix(resume.objects[0].name) if resume is not None and resume.objects else None
+        folder = str(prefix) if prefix is not None else ""
+        self._say({"do": "begin", "folder": folder, "neighbour": list(address) if address else None})
+
+    def _alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def _say(self, document: dict[str, object]) -> bool:
+        try:
+            assert self._line is not None
+            self._line.say(document)
+        except OSError as error:
+            logger.warning("the keeper is gone: %s", error)
+            return False
+        return True
+
+    def _read(self, line: DocumentLine) -> None:
+        try:
+            while (document := line.hear()) is not None:
+                if "part" in document:
+                    self.stored(Part.model_validate(document["part"]))
+                    continue
+                with self._change:
+                    if "port" in document:
+                        self._port = int(document["port"])
+                    else:
+                        kept = tuple(KeptPart.model_validate(part) for part in document["kept"])
+                        self._answer = (int(document["number"]), kept)
+                    self._change.notify_all()
+        except (OSError, ValueError) as error:
+            logger.warning("the keeper's line broke: %s", error)
+        line.close()
+        with self._change:
+            self._change.notify_all()
+
+
+def neighbour_of(generation: Open, node: str) -> tuple[str, int] | None:
+    """The keeper that holds this node's copies: that of the member half a round away, which is the least likely to be
+    near (members are in order of place) and to go with it. None where there is no other, or one has no keeper."""
+    names = generation.names()
+    keepers = [member.keeper for member in generation.members]
+    at = keepers[(names.index(node) + max(1, len(names) // 2)) % len(names)]
+    return (at.host, at.port) if at is not None and len(names) > 1 else None
