@@ -24,6 +24,8 @@ from tessera_trainer.restore import Readable, restore
 
 SAVE_LIMIT_SECONDS = 5.0
 """How long training stands still at a due step for a save that is not through yet; then this step's is left out."""
+WITH_MEMORY_SECONDS = 0.5
+"""The same where the step is safe in memory without it."""
 NOTHING = -1
 AT_THE_END = Waiting(COMMIT_LIMIT_SECONDS)
 
@@ -101,12 +103,13 @@ class Saver:
         on the least."""
         if wanted is Saving.MEMORY:
             return wanted if self._writer.settled(0.0) and self._room() else Saving.NOTHING
-        deadline = time.monotonic() + SAVE_LIMIT_SECONDS
-        self._hear(SAVE_LIMIT_SECONDS)
-        if not self._writer.settled(max(0.0, deadline - time.monotonic())):
-            return Saving.NOTHING
         if wanted is Saving.BOTH and not self._room():
             wanted = Saving.STORE
+        limit_s = WITH_MEMORY_SECONDS if wanted is Saving.BOTH else SAVE_LIMIT_SECONDS
+        deadline = time.monotonic() + limit_s
+        self._hear(limit_s)
+        if not self._writer.settled(max(0.0, deadline - time.monotonic())):
+            return Saving.NOTHING
         if self._writer.busy:
             return Saving.MEMORY if wanted is Saving.BOTH else Saving.NOTHING
         return wanted
