@@ -32,6 +32,10 @@ class Fault(StrEnum):
     """A trainer is stopped by SIGSTOP, for good: it hangs."""
     LOCK_HOG = "lock-hog"
     """A thread of a trainer computes in C and never lets go of the interpreter's lock: it hangs."""
+    NAN_GRADIENT = "nan-gradient"
+    """A trainer's loss is no number in its next step, and its gradients are none: its device is taken for sick."""
+    LOSS_SPIKE = "loss-spike"
+    """A trainer's share of the weights becomes wrong: the loss of all rises."""
     AGENT_KILL = "agent-kill"
     """The node's agent is ended by SIGKILL, and all of the node with it."""
     AGENT_STOP = "agent-stop"
@@ -62,6 +66,8 @@ LASTING = frozenset(
     )
 )
 """These last for the drill's `seconds`, then the processes go on; the others are done at once."""
+OF_OUR_TRAINER = frozenset((Fault.NAN_GRADIENT, Fault.LOSS_SPIKE))
+"""Other programs know nothing of these."""
 OF_COORDINATORS = frozenset((Fault.COORDINATOR_KILL, Fault.COORDINATOR_STOP))
 
 
@@ -92,6 +98,8 @@ _AT_ONCE = Promise(detect=5.0, recover=30.0)
 _SILENT = Promise(detect=10.0, recover=30.0)
 HANG = Promise(detect=5.0, recover=30.0)
 """Beyond the run's `hangSeconds`."""
+GUARD = Promise(detect=60.0, recover=30.0)
+"""Ten steps at most, of up to 6 s; more steps are lost than elsewhere, since training goes back to before the rise."""
 NOTHING = Promise(detect=None)
 
 PROMISES = {
@@ -101,6 +109,8 @@ PROMISES = {
     Fault.WORKER_EXCEPTION: _AT_ONCE,
     Fault.WORKER_STOP: HANG,
     Fault.LOCK_HOG: HANG,
+    Fault.NAN_GRADIENT: _AT_ONCE,
+    Fault.LOSS_SPIKE: GUARD,
     Fault.AGENT_KILL: _AT_ONCE,
     Fault.AGENT_STOP: NOTHING,
     Fault.NODE_KILL: _AT_ONCE,

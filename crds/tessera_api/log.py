@@ -67,6 +67,14 @@ class Skipped(Record):
     last: Count
 
 
+class Rewound(Record):
+    """Training went back from `from_step` to the commit of `to_step`."""
+
+    to_step: Count
+    from_step: Count
+    slower: bool = False
+
+
 class Claim(Record):
     """A coordinator begins. Whoever sees a higher term than its own ends itself."""
 
@@ -93,6 +101,8 @@ class Open(Record):
     """Part of every object name that this generation writes, so that no name is ever written twice."""
     resume: ResumePoint | None = None
     skips: Annotated[tuple[Skipped, ...], Field(max_length=10000)] = ()
+    rewinds: Annotated[tuple[Rewound, ...], Field(max_length=10000)] | None = None
+    """How the run went back before, oldest first; None: never."""
     images: dict[str, str] = {}
     """Image digests, by container; empty for a local run."""
     fingerprint: str | None = None
@@ -134,6 +144,10 @@ class Rewind(Record):
     to_step: Count
     from_step: Count
     reason: Text
+    skip: Skipped | None = None
+    """These raw positions are left out from now on; none of them was consumed up to `to_step`."""
+    slower: bool = False
+    """From `to_step` on the learning rate is half of what it was."""
     time: float
 
 

@@ -19,7 +19,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from tessera_api.drill import Drill
 from tessera_api.inspection import Inspect, Inspected, Prove
 from tessera_api.kept_part import MAX_KEPT, KeptPart
-from tessera_api.log import MAX_NODES, Member, Open, StoreAddress, StoredObject
+from tessera_api.log import MAX_NODES, Member, Open, Skipped, StoreAddress, StoredObject
 from tessera_api.orders import Places, Reaped, Size, StatusQuestion, StopRun, Warnings
 from tessera_api.record import Count, Name, Record, Text
 from tessera_api.trouble import Trouble
@@ -184,13 +184,18 @@ class PhaseChange(Record):
 
 
 class RewindRequest(Record):
-    """Training wants to go back to the commit of `to_step`."""
+    """Training wants to go back to the newest commit that is no newer than `to_step`; to the beginning where there is
+    none."""
 
     kind: Literal["rewind"] = "rewind"
     generation: Annotated[int, Field(ge=1)]
     from_step: Count
     to_step: Count
     reason: Text
+    skip: Skipped | None = None
+    """With these raw positions left out,"""
+    slower: bool = False
+    """and from there on at half of the learning rate."""
 
 
 class SkipRequest(Record):

@@ -85,6 +85,16 @@ class Recomputation(StrEnum):
     BLOCKS = "blocks"
 
 
+class LossGuard(StrEnum):
+    """What is done about a loss that leaves its band."""
+
+    ACT = "Act"
+    """A wild step's update is left out; of a sustained rise training goes back to before it, and leaves its data
+    out."""
+    TELL = "Tell"
+    """It is told, and nothing is done; an update that is no number is left out all the same."""
+
+
 class Drills(StrEnum):
     """Whether faults may be ordered."""
 
@@ -192,6 +202,8 @@ class Training(Document):
     """What is compiled: none, or each block of the model."""
     activation_checkpointing: Recomputation = Recomputation.NONE
     """What is computed again in the backward pass to save memory: none, or each block of the model."""
+    loss_guard: LossGuard = LossGuard.ACT
+    """What is done about wild steps and rises of the loss: Act (leave out, go back) or Tell."""
 
     RULES = (
         Rule(

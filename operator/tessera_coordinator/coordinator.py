@@ -18,7 +18,7 @@ from typing import Literal, assert_never
 from tessera_api.drill import Drill
 from tessera_api.exit_codes import ExitCode
 from tessera_api.journal import Event, EventName, SizeLine
-from tessera_api.log import Claim, Commit, End, Open, Retire, Skipped
+from tessera_api.log import Claim, Commit, End, Open, Retire
 from tessera_api.messages import (
     Committed,
     Finished,
@@ -186,7 +186,8 @@ class Coordinator:
                 store=wanted.store,
                 nonce=nonce,
                 resume=resume_point(history, wanted.held),
-                skips=tuple(Skipped(first=skip.first, last=skip.last) for skip in history.skips),
+                skips=history.left_out(),
+                rewinds=history.went_back(),
                 fingerprint=wanted.fingerprint or None,
                 reason=wanted.reason,
                 time=time.time(),

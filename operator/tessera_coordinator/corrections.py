@@ -31,7 +31,7 @@ class Corrections:
             if why is not None:
                 self._told(wish, why)
                 return None
-            return _entry(wish, self._term())
+            return _entry(history, wish, self._term())
 
         def done(entry: Ruled | None) -> None:
             acknowledge()
@@ -44,8 +44,8 @@ class Corrections:
 def stands(history: History, wish: Wish) -> bool:
     """Whether the log says it already."""
     match wish:
-        case RewindRequest(generation=generation, from_step=start, to_step=end):
-            return any((r.generation, r.from_step, r.to_step) == (generation, start, end) for r in history.rewinds)
+        case RewindRequest(generation=generation, from_step=start):
+            return any((r.generation, r.from_step) == (generation, start) for r in history.rewinds)
         case SkipRequest(generation=generation, first=first, last=last):
             return any((s.generation, s.first, s.last) == (generation, first, last) for s in history.skips)
 
@@ -55,19 +55,22 @@ def refusal(history: History, wish: Wish) -> str | None:
     if wish.generation != history.generation:
         return f"generation {wish.generation} is over, {history.generation} is open"
     match wish:
-        case RewindRequest(from_step=start, to_step=end):
+        case RewindRequest(from_step=start, to_step=end, skip=skip):
             if history.reopen:
                 return f"the run goes back to step {history.rewinds[-1].to_step} already"
             if end > start:
                 return f"step {end} lies after step {start}"
-            if end != 0 and end not in history.steps():
-                return f"step {end} is no commit to go back to"
+            if skip is not None and skip.first >= skip.last:
+                return f"positions {skip.first} to {skip.last} are none"
         case SkipRequest(first=first, last=last):
             if first >= last:
                 return f"positions {first} to {last} are none"
     return None
 
 
-def _entry(wish: Wish, term: int) -> Rewind | Skip:
-    kind = Rewind if isinstance(wish, RewindRequest) else Skip
-    return kind.model_validate({**wish.model_dump(exclude={"kind"}), "term": term, "time": time.time()})
+def _entry(history: History, wish: Wish, term: int) -> Rewind | Skip:
+    said = {**wish.model_dump(exclude={"kind"}), "term": term, "time": time.time()}
+    if isinstance(wish, SkipRequest):
+        return Skip.model_validate(said)
+    to_step = max((step for step in history.steps() if step <= wish.to_step), default=0)
+    return Rewind.model_validate({**said, "to_step": to_step})

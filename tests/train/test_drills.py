@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tessera_api.drill import Fault
+from tessera_api.drill import OF_OUR_TRAINER, Fault
 from tessera_api.exit_codes import ExitCode
 from tests.train.local_place import environment, wait_for
 from tests.train.test_local_run import Command, local
@@ -41,7 +41,12 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
 
 
 @pytest.mark.parametrize(
-    "fault", [pytest.param(one.value, marks=[] if one in SHORT else [pytest.mark.long]) for one in Fault]
+    "fault",
+    [
+        pytest.param(one.value, marks=[] if one in SHORT else [pytest.mark.long])
+        for one in Fault
+        if one not in OF_OUR_TRAINER
+    ],
 )
 def test_a_fault_is_recovered_from_as_promised(running: Command, fault: str) -> None:
     running.until_step(running.highest_step() + 15)

@@ -10,7 +10,7 @@ import pytest
 
 from tessera_api.exit_codes import ExitCode
 from tessera_api.inspection import Prove
-from tessera_api.log import Commit, End, Open, Rewind, Skip
+from tessera_api.log import Commit, End, Open, Rewind, Rewound, Skip, Skipped
 from tessera_api.messages import (
     Ack,
     Assign,
@@ -337,6 +337,26 @@ def test_training_goes_back_and_leaves_data_out_as_the_log_says(folder: Path) ->
         assert [(span.first, span.last) for span in opening.skips] == [(50, 60)]
 
 
+def test_training_goes_back_to_the_newest_checkpoint_before_and_the_next_generation_knows_how(folder: Path) -> None:
+    with LiveCoordinator(folder) as place:
+
+        async def story() -> Open:
+            agent = await FakePeer.connect(place, "node-0")
+            opening = await agent.join()
+            for number, step in enumerate((5, 10), 1):
+                agent.say(part(opening, 0, step), number)
+                await agent.hear(Committed)
+            span = Skipped(first=90, last=140)
+            agent.say(RewindRequest(generation=1, from_step=12, to_step=9, reason="spike", skip=span, slower=True), 3)
+            await agent.hear(Restart)
+            return await agent.join(2)
+
+        opening = tell(story())
+        assert opening.resume is not None
+        assert (opening.resume.step, opening.skips) == (5, (Skipped(first=90, last=140),))
+        assert opening.rewinds == (Rewound(to_step=5, from_step=12, slower=True),)
+
+
 def test_a_rewind_to_the_beginning_needs_no_checkpoint(folder: Path) -> None:
     with LiveCoordinator(folder) as place:
 
@@ -356,7 +376,7 @@ def test_a_rewind_to_the_beginning_needs_no_checkpoint(folder: Path) -> None:
 @pytest.mark.parametrize(
     "request_",
     [
-        RewindRequest(generation=1, from_step=7, to_step=4, reason="no such checkpoint"),
+        RewindRequest(generation=1, from_step=7, to_step=5, reason="nothing left out", skip=Skipped(first=9, last=9)),
         RewindRequest(generation=1, from_step=3, to_step=5, reason="forwards"),
         RewindRequest(generation=9, from_step=7, to_step=5, reason="another generation"),
         SkipRequest(generation=1, first=60, last=60, reason="nothing"),

@@ -25,6 +25,7 @@ from tessera_api.record import Count, Record, Sha256
 
 BLOCK_BYTES = 4 << 20
 """About how many bytes one digest covers: the least that a reader of a few rows must read."""
+GUARD_BYTES = 32 << 10
 LENGTH_BYTES = 8
 SEAL_BYTES = 32
 _SEAL = "header_sha256"
@@ -50,6 +51,8 @@ class Progress(Record):
     """How many optimizer updates were applied: fewer than `step` where one was skipped."""
     skips: tuple[tuple[Count, Count], ...] = ()
     """Positions [first, last) of the data order that are left out."""
+    guard: Annotated[str, Field(max_length=GUARD_BYTES)] = ""
+    """What the loss guard knows, in its own words."""
 
 
 class TensorRecord(Record):

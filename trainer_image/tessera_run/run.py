@@ -57,6 +57,15 @@ class Span:
 
 
 @dataclass(frozen=True)
+class Rewound:
+    """Training went back from `from_step` to the commit of `to_step`; `slower` as it was asked for."""
+
+    to_step: int
+    from_step: int
+    slower: bool
+
+
+@dataclass(frozen=True)
 class Holder:
     """A node that holds a part in memory, and where it is read."""
 
@@ -102,9 +111,11 @@ class Run:
         self.term, self.generation = int(welcome["term"]), int(welcome["generation"])
         self.nonce = str(welcome["nonce"])
         self.skips = tuple(Span(**span) for span in welcome["skips"])
+        self.rewinds = tuple(Rewound(**rewound) for rewound in welcome.get("rewinds", ()))
+        """How the run went back before, oldest first."""
         self._resume = _resume(welcome["resume"])
         self._stop: Stop | None = None
-        self._drilled = False
+        self._drilled = ""
         self._committed = threading.Condition()
         self._committed_step = self._resume.step if self._resume and not self._resume.holders else -1
         self._outgoing: queue.Queue[bytes | None] = queue.Queue(MAX_QUEUED)
@@ -137,8 +148,15 @@ class Run:
         said = {"step": step, "tokens": tokens, "loss": float(loss), "time": time.time(), "numbers": shown}
         self._progress_due = time.monotonic() + PROGRESS_SECONDS
         self._say({"do": "step", **said})
-        if self._drilled:
+        if self.drilled("worker-exception"):
             raise DrillFault(f"ordered by a drill, after step {step}")
+
+    def drilled(self, fault: str) -> bool:
+        """Whether a drill has ordered this fault of this rank; said once."""
+        if self._drilled != fault:
+            return False
+        self._drilled = ""
+        return True
 
     def progress(self, units: int) -> None:
         """`units` more micro-batches were computed by this rank: a sign of life inside a step that takes longer
@@ -192,9 +210,19 @@ class Run:
         """The newest step known to be committed; -1: none."""
         return self._committed_step
 
-    def rewind(self, span: Span, reason: str) -> None:
-        """Go back to the commit of step `span.first`; steps up to `span.last` are thrown away. This generation ends."""
-        self._say({"do": "rewind", "to_step": span.first, "from_step": span.last, "reason": reason}, must=True)
+    def rewind(self, span: Span, reason: str, skip: Span | None = None, slower: bool = False) -> None:
+        """Go back to the newest commit that is no newer than step `span.first`, or to the beginning; steps up to
+        `span.last` are thrown away. Positions `skip` are left out from then on; `slower` is told to the generations
+        after (`rewinds`). This generation ends."""
+        left_out = asdict(skip) if skip is not None else None
+        said = {"to_step": span.first, "from_step": span.last, "reason": reason, "skip": left_out, "slower": slower}
+        self._say({"do": "rewind", **said}, must=True)
+
+    def wait_for_the_end(self) -> NoReturn:
+        """Of this generation: until the agent ends this process. Alone, the process ends itself."""
+        if self.alone:
+            raise SystemExit(1)
+        _wait_for_the_end()
 
     def skip(self, span: Span, reason: str) -> None:
         """Leave these positions out from the next generation on."""
@@ -283,7 +311,7 @@ class Run:
         if stop is not None:
             self._stop = Stop(str(stop["reason"]), time.monotonic() + float(stop["seconds"]))
         if document.get("drill") is not None and document["rank"] == self.rank:
-            self._drilled = document["drill"] == "worker-exception"
+            self._drilled = str(document["drill"])
             if document["drill"] == "lock-hog":
                 pow(7, 10**9)  # one operation of C, which never lets go of the lock
         step = document.get("committed")

@@ -51,6 +51,7 @@ def main() -> int:
             peak = parts.meter.peak
             run.note("Peak", f"{peak.flops / 1e12:.3g} TFLOP/s a device: {peak.source}", flops=peak.flops)
         progress = parts.saver.restore(run.resume(), _source(run.resume(), resolved, directory, keeper))
+        parts.guard.begin(progress.guard)
         progress = train(run, parts, progress)
         if parts.evidence.wanted:
             parts.evidence.state(progress.step, state_digest(parts.optimiser.state(), world.group))

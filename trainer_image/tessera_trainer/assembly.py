@@ -12,6 +12,7 @@ import torch
 
 from tessera_api.resolved_run import Device, ResolvedRun
 from tessera_api.training_run import Compilation, Recomputation
+from tessera_api.training_run import LossGuard as AskedGuard
 from tessera_api.training_run import Precision as AskedPrecision
 from tessera_api.training_run import Training as AskedTraining
 from tessera_keeper.keeping import Keeper
@@ -19,6 +20,8 @@ from tessera_run import Run
 from tessera_store import open_store
 from tessera_trainer.evidence import VARIABLE, Evidence
 from tessera_trainer.exact import ExactGradients
+from tessera_trainer.guard import LossGuard
+from tessera_trainer.guard_rule import Rule
 from tessera_trainer.initialise import initialise
 from tessera_trainer.loop import Parts
 from tessera_trainer.meter import Meter
@@ -69,6 +72,7 @@ def assemble(run: Run, resolved: ResolvedRun, world: World, cache: Path, keeper:
         optimiser=optimiser,
         schedule=_schedule(training, spec.total_steps),
         saver=Saver(run, optimiser, keeper, Rhythm(spec.checkpoint.every, spec.checkpoint.snapshots())),
+        guard=_guard(training, spec.total_steps, run),
         meter=Meter(shape, peak, world.size, started=time.monotonic()),
         evidence=Evidence(os.environ.get(VARIABLE), run.generation, run.rank),
         total_steps=spec.total_steps,
@@ -76,6 +80,13 @@ def assemble(run: Run, resolved: ResolvedRun, world: World, cache: Path, keeper:
         sequence_length=spec.data.sequence_length,
         shape=shape,
     )
+
+
+def _guard(training: AskedTraining, total_steps: int, run: Run) -> LossGuard:
+    """Where the schedule turns, losses may turn too."""
+    schedule = _schedule(training, total_steps)
+    turns = {schedule.warmup_steps + 1, total_steps - schedule.decay_steps + 1}
+    return LossGuard(Rule(frozenset(turns)), run.rewinds, acts=training.loss_guard is AskedGuard.ACT)
 
 
 def _settings(training: AskedTraining) -> AdamWSettings:

@@ -55,7 +55,7 @@ def perform(drill: Drill, node: Surroundings) -> None:
     """Do it now. Faults that last go on in a thread or process of their own; the coordinator's are its own affair."""
     trainers = node.trainers()
     match drill.fault:
-        case Fault.WORKER_EXCEPTION | Fault.LOCK_HOG:
+        case Fault.WORKER_EXCEPTION | Fault.LOCK_HOG | Fault.NAN_GRADIENT | Fault.LOSS_SPIKE:
             node.tell({"drill": drill.fault.value, "rank": min(trainers, default=0)})
         case Fault.SLOW_NODE:
             threading.Thread(target=_slow, args=(drill.seconds, node), daemon=True).start()

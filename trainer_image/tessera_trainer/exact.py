@@ -66,6 +66,11 @@ class ExactGradients(Generic[Batch]):
         fsdp_edges.replace_reduction(model, self._reduction)
 
     @property
+    def plan(self) -> UnitPlan:
+        """Which rank runs which units."""
+        return self._plan
+
+    @property
     def mine(self) -> range:
         """The units that this rank runs."""
         return self._mine

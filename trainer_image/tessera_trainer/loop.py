@@ -10,24 +10,33 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
 
 from tessera_keeper.part_file import Progress
-from tessera_run import Run
+from tessera_run import Run, Span
 from tessera_run.run import declared
 from tessera_trainer.evidence import Evidence
-from tessera_trainer.exact import ExactGradients
+from tessera_trainer.exact import ExactGradients, StepLoss
+from tessera_trainer.guard import BEYOND, LossGuard
+from tessera_trainer.guard_rule import Verdict
 from tessera_trainer.meter import Meter, StepWork
 from tessera_trainer.micro_batch import MicroBatch
 from tessera_trainer.optimiser import AdamW, Update
 from tessera_trainer.parallel import World
 from tessera_trainer.saver import Saver, Saving
 from tessera_trainer.schedule import Schedule
+from tessera_trainer.second_opinion import ask_all, doubt_of
 from tessera_trainer.shape import ModelShape
 from tessera_trainer.training_data import TrainingData, Units
+
+SPIKE = 8.0
+"""What weights are multiplied with by a drill."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,7 @@ class Parts:
     optimiser: AdamW
     schedule: Schedule
     saver: Saver
+    guard: LossGuard
     meter: Meter
     evidence: Evidence
     total_steps: int
@@ -59,8 +69,14 @@ class Agreed:
     """The longest wait for data of any rank."""
 
 
-class NonFinite(ArithmeticError):
-    """Loss or gradient norm is no number: training cannot go on from here."""
+@dataclass(frozen=True)
+class Result:
+    """What came of a step."""
+
+    loss: float
+    update: Update
+    agreed: Agreed
+    seconds: float
 
 
 def train(run: Run, parts: Parts, progress: Progress) -> Progress:
@@ -71,21 +87,23 @@ def train(run: Run, parts: Parts, progress: Progress) -> Progress:
         units = parts.data.units(progress.position, parts.gradients.mine)
         batches = [batch.to(parts.world.device) for batch in units.batches]
         counts = [batch.token_count for batch in batches]
-        done = parts.gradients.run(batches, counts, lambda batch: parts.model(batch)[0], lambda _: run.progress(1))
-        update = parts.optimiser.step(parts.schedule.rate(progress.step))
-        if not update.applied or not math.isfinite(done.loss):
-            raise NonFinite(f"step {progress.step + 1}: loss {done.loss}, gradient norm {update.norm}")
+        done = parts.gradients.run(batches, counts, _forward(run, parts), lambda _: run.progress(1))
+        update = parts.optimiser.step(_rate(parts, progress.step), partial(_accepts, parts, progress.step + 1, done))
+        if not update.applied and (doubt := doubt_of(done.unit_losses, parts.gradients.plan)) is not None:
+            ask_all(doubt, parts.model, parts.data.rows(progress.position, doubt.unit), parts.world)
+        if parts.guard.looked.verdict is Verdict.GO_BACK:
+            _go_back(run, parts, progress)
         progress = _after(progress, parts)
         agreed = _agree(parts.world, run, units)
         parts.evidence.step(progress.step, done.loss, update.norm, units.ids, parts.gradients.mine)
-        _report(run, parts, progress, (done.loss, update, agreed, time.perf_counter() - began))
+        _report(run, parts, progress, Result(done.loss, update, agreed, time.perf_counter() - began))
         parts.saver.check()
         if agreed.stop:
             _finish(run, parts, progress)
             run.park(progress.step)
         wanted = parts.saver.due(progress.step, parts.total_steps)
         if wanted and (all_can := Saving(_least(parts.world, parts.saver.able(wanted)))):
-            parts.saver.save(progress, all_can)
+            parts.saver.save(_with_guard(progress, parts), all_can)
     _finish(run, parts, progress)
     return progress
 
@@ -93,7 +111,40 @@ def train(run: Run, parts: Parts, progress: Progress) -> Progress:
 def _finish(run: Run, parts: Parts, progress: Progress) -> None:
     """Nothing follows before the last commit, however long the storage takes."""
     with declared(run, "checkpoint", progress.step):
-        parts.saver.finish(progress)
+        parts.saver.finish(_with_guard(progress, parts))
+
+
+def _forward(run: Run, parts: Parts) -> Callable[[MicroBatch], torch.Tensor]:
+    """The loss of a batch; of one that is no number, or of weights that are wrong, where a drill wants that."""
+    if run.drilled("nan-gradient"):
+        return lambda batch: parts.model(batch)[0] * math.nan
+    if run.drilled("loss-spike"):
+        for shard in parts.optimiser.weights():
+            shard.local.mul_(SPIKE)
+    return lambda batch: parts.model(batch)[0]
+
+
+def _accepts(parts: Parts, step: int, done: StepLoss, norm: float) -> bool:
+    return parts.guard.accepts(step, done.loss, norm)
+
+
+def _rate(parts: Parts, step: int) -> float:
+    return parts.schedule.rate(step) * parts.guard.rate_share(step)
+
+
+def _with_guard(progress: Progress, parts: Parts) -> Progress:
+    return progress.model_copy(update={"guard": parts.guard.text()})
+
+
+def _go_back(run: Run, parts: Parts, progress: Progress) -> NoReturn:
+    """All ranks come here at the same step; the next generation begins before the rise, without its data."""
+    plan = parts.guard.plan(progress.step + 1)
+    first = parts.data.raw(plan.skip_from * parts.global_batch)
+    last = parts.data.raw((progress.step + 1) * parts.global_batch) + BEYOND * parts.global_batch
+    if run.rank == 0:
+        words = f"step {progress.step + 1}: {parts.guard.looked.words}"
+        run.rewind(Span(plan.to_step, progress.step + 1), words, Span(first, last), plan.slower)
+    run.wait_for_the_end()
 
 
 def _after(progress: Progress, parts: Parts) -> Progress:
@@ -124,8 +175,14 @@ def _least(world: World, mine: int) -> int:
     return int(least.item())
 
 
-def _report(run: Run, parts: Parts, progress: Progress, result: tuple[float, Update, Agreed, float]) -> None:
-    loss, update, agreed, seconds = result
+def _report(run: Run, parts: Parts, progress: Progress, result: Result) -> None:
+    """A step whose loss is no number is told as a note alone."""
+    update, agreed = result.update, result.agreed
+    if parts.guard.looked.words and run.rank == 0:
+        what = "LossDrift" if update.applied else "UpdateLeftOut"
+        run.note(what, f"step {progress.step}: {parts.guard.looked.words}")
+    if not (math.isfinite(result.loss) and math.isfinite(update.norm)):
+        return
     per_step = parts.global_batch * parts.sequence_length
     left = (parts.total_steps - progress.step) * per_step
     reading = parts.meter.step(StepWork(per_step, agreed.attention_pairs), time.monotonic(), left)
@@ -139,10 +196,10 @@ def _report(run: Run, parts: Parts, progress: Progress, result: tuple[float, Upd
     run.step(
         progress.step,
         progress.step * per_step,
-        loss,
+        result.loss,
         grad_norm=update.norm,
-        lr=parts.schedule.rate(progress.step - 1),
-        seconds=seconds,
+        lr=_rate(parts, progress.step - 1) if update.applied else 0.0,
+        seconds=result.seconds,
         data_seconds=agreed.data_seconds,
         **speed,
     )

@@ -8,7 +8,7 @@ layout follows from the model alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -40,7 +40,7 @@ class Update:
     norm: float
     """Before clipping."""
     applied: bool
-    """False where the norm is not finite: then neither weights nor moments have changed."""
+    """False where it was not wanted: then neither weights nor moments have changed."""
 
 
 class AdamW:
@@ -59,11 +59,12 @@ class AdamW:
         ]
         self.updates = 0
 
-    def step(self, rate: float) -> Update:
-        """Takes the gradients out of the parameters (`.grad`) and applies them at this learning rate."""
+    def step(self, rate: float, wanted: Callable[[float], bool] = math.isfinite) -> Update:
+        """Takes the gradients out of the parameters (`.grad`) and applies them at this learning rate, if their norm is
+        `wanted`, in which all ranks must agree."""
         gradients = self._gradients()
         norm = canonical_norm(gradients, self._group)
-        if not math.isfinite(norm):
+        if not wanted(norm):
             return Update(norm, applied=False)
         locals_ = [gradient.local for gradient in gradients]
         if norm > self._settings.max_norm:

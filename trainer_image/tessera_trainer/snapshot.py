@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
-from tessera_keeper.part_file import PartRecord, Progress, TensorRecord, encode_header
+from tessera_keeper.part_file import GUARD_BYTES, PartRecord, Progress, TensorRecord, encode_header
 from tessera_trainer.shards import Shard
 from tessera_trainer.tensor_types import tensor_record, torch_type
 
@@ -50,7 +50,8 @@ class Layout:
     def _at_its_widest(self, part: PartRecord) -> PartRecord:
         """A record whose text is at least as long as that of `part` with any numbers and digests."""
         widest = ((_LARGEST, _LARGEST),) * len(part.progress.skips)
-        numbers = Progress(step=_LARGEST, position=_LARGEST, updates=_LARGEST, skips=widest)
+        guard = "0" * GUARD_BYTES if part.progress.guard else ""
+        numbers = Progress(step=_LARGEST, position=_LARGEST, updates=_LARGEST, skips=widest, guard=guard)
         tensors = tuple(
             tensor.model_copy(update={"sha256": (_UNKNOWN,) * len(tensor.blocks)}) for tensor in self.tensors
         )

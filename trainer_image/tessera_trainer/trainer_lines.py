@@ -108,6 +108,7 @@ class TrainerLines:
             "nonce": held.nonce,
             "resume": resume,
             "skips": [{"first": skip.first, "last": skip.last} for skip in held.skips],
+            "rewinds": [rewound.model_dump() for rewound in held.rewinds or ()],
             "stop": stop,
         }
 
@@ -186,9 +187,13 @@ def _report(said: dict[str, Any], rank: int, generation: int) -> Report:
                 generation=generation, name=said["name"][:63], message=said["message"][:2000], numbers=said["numbers"]
             )
         case "rewind":
-            reason = said["reason"][:2000]
             return RewindRequest(
-                generation=generation, from_step=said["from_step"], to_step=said["to_step"], reason=reason
+                generation=generation,
+                from_step=said["from_step"],
+                to_step=said["to_step"],
+                reason=said["reason"][:2000],
+                skip=said["skip"],
+                slower=said["slower"],
             )
         case "skip":
             return SkipRequest(

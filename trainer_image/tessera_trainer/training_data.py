@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tessera_api.resolved_run import ResolvedRun
 from tessera_data.manifest import Split
-from tessera_data.order import Component, Order, SkipList
+from tessera_data.order import Component, Located, Order, SkipList
 from tessera_data.reader import Dataset, Reader
 from tessera_run import Span
 from tessera_trainer.micro_batch import MicroBatch, pack
@@ -56,7 +56,8 @@ class TrainingData:
         skip = SkipList()
         for span in skips:
             skip = skip.with_span(span.first, span.last)
-        self._reader = Reader(Order(spec.training.seed, components, skip), streams)
+        self._order = Order(spec.training.seed, components, skip)
+        self._reader = Reader(self._order, streams)
         self._unit, self._batch = spec.training.unit, spec.training.global_batch
 
     @property
@@ -64,18 +65,28 @@ class TrainingData:
         """Tokens of the tokenizer."""
         return self.datasets[0].manifest.tokenizer.vocabulary_size
 
+    def raw(self, position: int) -> int:
+        """The place in the whole order, with what is left out counted, of a position that is yet to be consumed."""
+        return int(self._order.skip.raw(np.array([position], np.int64))[0])
+
+    def rows(self, position: int, unit: int) -> MicroBatch:
+        """One unit of the step that begins at `position`, whoever it belongs to."""
+        return self._read(position, range(unit, unit + 1))[0][0]
+
     def units(self, position: int, mine: range) -> Units:
         """The units `mine` of the step that begins at `position`; the next step's are asked for ahead of need."""
         began = time.perf_counter()
-        read = self._reader.read(self._positions(position, mine))
+        batches, located = self._read(position, mine)
         self._reader.expect(self._positions(position + self._batch, mine))
-        tokens = torch.from_numpy(read.batch.tokens).view(len(mine), self._unit, -1)
-        segments = torch.from_numpy(read.batch.segments()).view(len(mine), self._unit, -1)
-        batches = [pack(tokens[unit], segments[unit]) for unit in range(len(mine))]
-        located = read.located
         flat = list(zip(located.dataset.tolist(), located.epoch.tolist(), located.sample.tolist(), strict=True))
         ids = [flat[unit * self._unit : (unit + 1) * self._unit] for unit in range(len(mine))]
         return Units(batches, ids, time.perf_counter() - began)
+
+    def _read(self, position: int, units: range) -> tuple[list[MicroBatch], Located]:
+        read = self._reader.read(self._positions(position, units))
+        tokens = torch.from_numpy(read.batch.tokens).view(len(units), self._unit, -1)
+        segments = torch.from_numpy(read.batch.segments()).view(len(units), self._unit, -1)
+        return [pack(tokens[unit], segments[unit]) for unit in range(len(units))], read.located
 
     def _positions(self, position: int, mine: range) -> NDArray[np.int64]:
         return np.arange(position + mine.start * self._unit, position + mine.stop * self._unit, dtype=np.int64)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from tessera_api.drill import HANG, LASTING, OF_COORDINATORS, PROMISES, Drill
+from tessera_api.drill import GUARD, HANG, LASTING, OF_COORDINATORS, PROMISES, Drill
 from tessera_api.incident import Incident
 from tessera_api.journal import DrillLine
 from tessera_api.training_run_status import DrillResult, ShownDrill
@@ -87,7 +87,8 @@ class Drills:
             recovered = incident.next_step - incident.detected
             allowed = promise.detect + (self._hang_seconds if promise is HANG else 0.0)
             lost = incident.steps_lost or 0
-            kept = detected <= allowed and recovered <= promise.recover and lost <= 2 * self._every
+            few = lost <= 2 * self._every or promise is GUARD
+            kept = detected <= allowed and recovered <= promise.recover and few
             measured |= {"recovery_seconds": f"{recovered:.2f}", "steps_lost": lost}
             measured["result"] = DrillResult.KEPT if kept else DrillResult.BROKEN
         return shown.model_copy(update=measured)

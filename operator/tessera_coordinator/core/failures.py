@@ -49,6 +49,8 @@ TABLE = (
         FailureClass.SICK_DEVICE,
         r"uncorrectable|\bECC error|\bXid\b|off the bus|NVLink.* error|devices? unavailable|no CUDA-capable device",
     ),
+    Row(Sign.PROGRAM, FailureClass.SICK_DEVICE, r"\bSickDevice\b"),
+    Row(Sign.PROGRAM, FailureClass.LOSS_SPIKE, r"\bLossDiverged\b", permanent=True),
     Row(Sign.PROGRAM, FailureClass.WORKER_CRASH),
     Row(Sign.STORAGE, FailureClass.STORAGE),
     Row(Sign.LOST, FailureClass.LOST_NODE),
@@ -103,7 +105,7 @@ POLICIES = {
     FailureClass.LOST_NODE: Policy((Rung.REPLACE,), None),
     FailureClass.PREEMPTION: Policy((Rung.REPLACE,), None),
     FailureClass.STORAGE: Policy((Rung.RESTART,), None),
-    FailureClass.LOSS_SPIKE: Policy((Rung.RESTART,), None),
+    FailureClass.LOSS_SPIKE: Policy((Rung.RESTART,), None, "change the recipe, as it says"),
     FailureClass.NON_FINITE: Policy((Rung.RESTART,), None),
 }
 """Every class has one."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import assert_never
 
 from tessera_api.checkpoint import CheckpointPrefix, parse_prefix
-from tessera_api.log import Claim, Commit, End, Entry, Open, ResumePoint, Retire, Rewind, Skip
+from tessera_api.log import Claim, Commit, End, Entry, Open, ResumePoint, Retire, Rewind, Rewound, Skip, Skipped
 
 
 class IllegalEntry(Exception):
@@ -59,6 +59,16 @@ class History:
     def generation(self) -> int:
         """The last opened generation; 0 before the first."""
         return self.open.generation if self.open is not None else 0
+
+    def left_out(self) -> tuple[Skipped, ...]:
+        """The positions that are not trained on, in the order in which they were given up."""
+        skips = tuple(Skipped(first=skip.first, last=skip.last) for skip in self.skips)
+        return skips + tuple(rewind.skip for rewind in self.rewinds if rewind.skip is not None)
+
+    def went_back(self) -> tuple[Rewound, ...] | None:
+        """How the run went back before; None: never."""
+        told = [Rewound(to_step=one.to_step, from_step=one.from_step, slower=one.slower) for one in self.rewinds]
+        return tuple(told) or None
 
     def steps(self) -> tuple[int, ...]:
         """The steps of the commits that can be resumed from, ascending."""
@@ -132,6 +142,7 @@ class History:
         _require(entry.to_step <= entry.from_step, number, entry, "it goes forward")
         known = entry.to_step == 0 or entry.to_step in self.steps()
         _require(known, number, entry, f"there is no checkpoint of step {entry.to_step}")
+        _require(entry.skip is None or entry.skip.first < entry.skip.last, number, entry, "the span is empty")
         kept = tuple(commit for commit in self.commits if commit.step <= entry.to_step)
         return replace(self, commits=kept, rewinds=(*self.rewinds, entry), reopen=True)
 
