@@ -22,6 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from tessera_api.drill import Drill, Fault
 from tessera_api.keys import Keys
 from tessera_api.messages import Hello, Role
 from tessera_api.orders import Reaped, StopRun
@@ -146,7 +147,7 @@ class Lab:
             with suppress(OSError, TimeoutError, StreamClosed):
                 asyncio.run(self._tell(Reaped(node=name, agent_pid=process.pid, code=code)))
 
-    async def _tell(self, message: Reaped | StopRun) -> None:
+    async def _tell(self, message: Reaped | StopRun | Drill) -> None:
         async with asyncio.timeout(5):
             reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
             stream = await MessageStream.begin(reader, writer, Keys(self.directory.key.read_bytes()), Side.CLIENT, 5)
@@ -159,6 +160,10 @@ class Lab:
     def stop(self, reason: str = "test", deadline: float = 30.0) -> None:
         """Order the run to stop."""
         asyncio.run(self._tell(StopRun(reason=reason, deadline_seconds=deadline)))
+
+    def drill(self, fault: Fault) -> None:
+        """Order a fault, of the node of rank 0 (the run must allow it)."""
+        asyncio.run(self._tell(Drill(identity=secrets.token_hex(4), fault=fault)))
 
     # ---- looking ---------------------------------------------------------------------------------------------------
 

@@ -4,8 +4,6 @@ wrong training goes back to before, without the data that came with it."""
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from exact_evidence import read_outcome
 from lab import Lab
 from workload import NAME, Workload, dataset
 
+from tessera_api.drill import Fault
 from tessera_api.resolved_run import ResolvedDataset
 
 STEPS = 300
@@ -35,12 +34,10 @@ def started(root: Path, data: ResolvedDataset, steps: int) -> Lab:
     return lab
 
 
-def drill(lab: Lab, fault: str) -> str:
-    words = [sys.executable, "-m", "tessera_cli", "drill", str(lab.directory.root), "--fault", fault]
-    done = subprocess.run(
-        words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=SECONDS, check=False
-    )
-    return done.stdout
+def drilled(lab: Lab) -> tuple[str, str]:
+    """What came of the newest drill, as the status tells it."""
+    shown = json.loads(lab.directory.status.read_text())["drills"][-1]
+    return shown["fault"], shown["result"]
 
 
 def ended(lab: Lab) -> list[dict[str, Any]]:
@@ -57,13 +54,13 @@ def test_a_device_that_makes_nothing_of_numbers_is_found_and_costs_no_bit(tmp_pa
     lab = started(tmp_path / "hurt", data, steps)
     try:
         lab.wait_step(20, SECONDS)
-        said = drill(lab, "nan-gradient")
+        lab.drill(Fault.NAN_GRADIENT)
         lab.add_node("node-3")  # for the one that is sent away
         ended(lab)
     finally:
         lab.close()
 
-    assert said.splitlines()[-1] == "kept", said
+    assert drilled(lab) == ("nan-gradient", "Kept")
     (incident,) = [json.loads(path.read_text()) for path in sorted(lab.directory.incidents.glob("*.json"))]
     assert (incident["failure"], "SickDevice" in incident["place"]) == ("SickDevice", True)
     assert read_outcome(tmp_path / "hurt" / "evidence", steps) == alone
@@ -73,12 +70,12 @@ def test_training_goes_back_to_before_a_spike_without_its_data(tmp_path: Path) -
     lab = started(tmp_path, dataset(tmp_path / "data", vocabulary=512), STEPS)
     try:
         lab.wait_step(SPIKE_AT, SECONDS)
-        said = drill(lab, "loss-spike")
+        lab.drill(Fault.LOSS_SPIKE)
         log = ended(lab)
     finally:
         lab.close()
 
-    assert said.splitlines()[-1] == "kept", said
+    assert drilled(lab) == ("loss-spike", "Kept")
     (rewind,) = [entry for entry in log if entry["kind"] == "rewind"]
     after = next(entry for entry in log if entry["kind"] == "open" and entry["generation"] > rewind["generation"])
     assert rewind["from_step"] - rewind["to_step"] >= 100
