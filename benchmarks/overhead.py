@@ -4,7 +4,8 @@ Counts, over a window of undisturbed training, what the kernel says that threads
 nanoseconds) and trainers as a whole (/proc/PID/stat, 10 ms). The coordinator is its process; beats are the agents'
 threads but the main one; reporting is the trainers' own two threads to their agent. An agent's main thread is
 torchrun's loop, which would run without Tessera: it is said in a figure of its own, with warm processes and thin
-clients, which only wait. What all of them took to start lies before the window.
+clients, which only wait. Keepers, which hash, copy and store what trainers would have to, have one too. What all of
+them took to start lies before the window.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ def main() -> None:
     waiting = spent["torchrun's loops"] + spent["warm processes and clients"]
     name = "CPU-seconds of torchrun's loops, warm processes and clients / of trainers"
     _say(name, waiting / spent["trainers"], False, options.quick)
+    name = "CPU-seconds of keepers (sealing, copying and storing parts) / of trainers"
+    _say(name, spent["keepers"] / spent["trainers"], False, options.quick)
 
 
 def _say(name: str, share: float, promised: bool, quick: bool) -> None:
@@ -61,7 +64,10 @@ def _used(stage: Stage) -> dict[str, Threads]:
     """CPU-seconds used so far, by kind."""
     trainers = {pid for name in stage.lab.members() for pid in stage.trainers(name)}
     agents = {process.pid for process in stage.lab.nodes.values()}
-    rest = members_of_tree(*agents) - agents - trainers
+    keepers = {
+        pid for pid in members_of_tree(*agents) if b"tessera_keeper" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    }
+    rest = members_of_tree(*agents) - agents - trainers - keepers
     of_agents, of_trainers = _threads(agents), _threads(trainers)
     return {
         "trainers": {(pid, 0): _whole(pid) for pid in trainers},
@@ -70,6 +76,7 @@ def _used(stage: Stage) -> dict[str, Threads]:
         "reporting": {key: used for key, used in of_trainers.items() if _speaks(*key)},
         "torchrun's loops": {key: used for key, used in of_agents.items() if key[0] == key[1]},
         "warm processes and clients": _threads(rest),
+        "keepers": {(pid, 0): _whole(pid) for pid in keepers},
     }
 
 

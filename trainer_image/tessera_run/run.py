@@ -118,7 +118,7 @@ class Run:
         self._drilled = ""
         self._committed = threading.Condition()
         self._committed_step = self._resume.step if self._resume and not self._resume.holders else -1
-        self._outgoing: queue.Queue[bytes | None] = queue.Queue(MAX_QUEUED)
+        self._outgoing: queue.Queue[dict[str, object] | bytes | None] = queue.Queue(MAX_QUEUED)
         self._units, self._progress_due = 0, 0.0
         self.declared = "start"
         """The phase that was declared last."""
@@ -277,17 +277,24 @@ class Run:
     # ---- the line --------------------------------------------------------------------------------------------------
 
     def _say(self, document: dict[str, object], must: bool = False) -> None:
+        """What must arrive is put into words here, where a wrong one is the caller's error; all else by the thread that
+        sends it, so that the caller does not wait for it."""
         if self._line is None:
             return
         try:
-            self._outgoing.put(json.dumps(document).encode() + b"\n", block=must, timeout=60.0 if must else None)
+            self._outgoing.put(_encoded(document) if must else document, block=must, timeout=60.0 if must else None)
         except queue.Full:
             self.dropped += 1
 
     def _write(self) -> None:
         assert self._line is not None
         try:
-            while (data := self._outgoing.get()) is not None:
+            while (said := self._outgoing.get()) is not None:
+                try:
+                    data = said if isinstance(said, bytes) else _encoded(said)
+                except (TypeError, ValueError):  # no text of JSON: a name or message that is none
+                    self.dropped += 1
+                    continue
                 self._line.sendall(data)
             self._closing = True
             self._line.shutdown(socket.SHUT_WR)
@@ -346,6 +353,10 @@ def connect(environment: dict[str, str] | None = None) -> Run:
         raise
     line.settimeout(None)
     return Run(line, {**ranks, **welcome})
+
+
+def _encoded(document: dict[str, object]) -> bytes:
+    return json.dumps(document).encode() + b"\n"
 
 
 def _first_line(line: socket.socket) -> bytes:
