@@ -68,6 +68,8 @@ class _Translation:
         # What stands beside a reference belongs to the field, what is behind it to the type: the field's words win.
         result = self.node({**self._definitions[name], **{k: v for k, v in schema.items() if k != "$ref"}}, path)
         self._open.pop()
+        if isinstance(result.get("default"), dict):  # an optional field is absent, not null
+            result["default"] = {name: value for name, value in result["default"].items() if value is not None}
         return result
 
     def _optional(self, schema: Schema, path: str) -> Schema:

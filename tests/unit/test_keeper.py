@@ -61,6 +61,7 @@ class Place:
         self.peers = PeerServer(self.keeping.shelf, ring, "127.0.0.1")  # type: ignore[arg-type]
         self.path = folder / "keeper"
         self.lines = LineServer(self.path, self.keeping)
+        self.keeping.begin("", 2, None)
 
     def _report(self, part: Part) -> None:
         self.reported.append(part)
@@ -192,9 +193,9 @@ def test_a_generation_keeps_only_what_it_begins_from(place: Callable[..., Place]
     take(saving, 2, [shard(0, 1)])
     take(saving, 4, [shard(0, 1)])
 
-    node.keeping.begin(str(folder(2)), None)
+    node.keeping.begin(str(folder(2)), 2, None)
     assert node.names() == [f"{folder(2)}rank-00000-of-00001.safetensors"]
-    node.keeping.begin("", None)
+    node.keeping.begin("", 2, None)
     assert node.names() == []
 
 
@@ -204,7 +205,7 @@ def test_what_a_lost_node_held_is_read_from_its_neighbour_at_any_world_size(
 ) -> None:
     nodes = [place(f"node-{number}") for number in range(3)]
     for number, node in enumerate(nodes):
-        node.keeping.begin("", Neighbour(nodes[(number + 1) % 3].address, KEY))
+        node.keeping.begin("", 2, Neighbour(nodes[(number + 1) % 3].address, KEY))
     lines = [KeeperLine(str(node.path)) for node in nodes]
     for rank, line in enumerate(lines):
         take(writer(line, rank, 3), 4, [shard(rank, 3)])
@@ -226,7 +227,7 @@ def test_what_a_lost_node_held_is_read_from_its_neighbour_at_any_world_size(
 
 def test_a_node_without_memory_takes_no_copy_and_training_goes_on(place: Callable[..., Place]) -> None:
     full, node = place("full", spare=0), place("node")
-    node.keeping.begin("", Neighbour(full.address, KEY))
+    node.keeping.begin("", 2, Neighbour(full.address, KEY))
 
     take(writer(node.keeping), 4, [shard(0, 1)])
 
@@ -236,7 +237,7 @@ def test_a_node_without_memory_takes_no_copy_and_training_goes_on(place: Callabl
 def test_a_neighbour_that_is_gone_holds_nothing_up(place: Callable[..., Place]) -> None:
     gone, node = place("gone"), place("node")
     gone.close()
-    node.keeping.begin("", Neighbour(gone.address, KEY))
+    node.keeping.begin("", 2, Neighbour(gone.address, KEY))
 
     take(writer(node.keeping), 4, [shard(0, 1)])
 
@@ -259,6 +260,18 @@ def test_what_is_not_held_is_refused(place: Callable[..., Place], name: str | No
 
     with pytest.raises(PeerLost, match=r"is not held here|has \d+ bytes"):
         read_from(node.address, KEY, name or node.names()[0], start, length)
+
+
+def test_a_copy_that_comes_late_gives_up_nothing_of_a_newer_generation(place: Callable[..., Place]) -> None:
+    late, node = place("late"), place("node")
+    take(writer(node.keeping), 4, [shard(0, 1)])
+    node.keeping.begin(str(folder(4)), 3, None)  # training has gone back, and a generation begins from step 4
+    late.keeping.begin("", 2, Neighbour(node.address, KEY))
+    saving = writer(late.keeping)
+    take(saving, 500, [shard(0, 1)])
+    take(saving, 502, [shard(0, 1)])
+
+    assert node.names() == [f"{folder(4)}rank-00000-of-00001.safetensors"]
 
 
 def test_a_copy_with_other_bytes_than_announced_is_not_held(place: Callable[..., Place]) -> None:

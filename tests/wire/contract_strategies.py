@@ -103,6 +103,7 @@ def _training_options() -> st.SearchStrategy[dict[str, str]]:
             "determinism": st.just("exact"),
             "compile": scopes,
             "activationCheckpointing": scopes,
+            "lossGuard": st.sampled_from(["Act", "Tell"]),
         },
     )
 

@@ -141,6 +141,7 @@ _BOUNDS = (
         'Unsupported value: "all": supported values: "none", "blocks"',
         "blocks",
     ),
+    _run("spec.training.lossGuard", "act", 'Unsupported value: "act": supported values: "Act", "Tell"', "Tell"),
     _run("spec.nodes.count", 0, "should be greater than or equal to 1", 1),
     _run("spec.nodes.max", 4097, "should be less than or equal to 4096", 4),
     _run("spec.nodes.spares", 257, "should be less than or equal to 256", 256),
@@ -225,4 +226,5 @@ DEFAULTS: dict[str, Any] = {
     "spec.training.determinism": "exact",
     "spec.training.compile": "none",
     "spec.training.activationCheckpointing": "none",
+    "spec.training.lossGuard": "Act",
 }

@@ -42,7 +42,8 @@ class Control:
         match document["do"]:
             case "begin":
                 at = document["neighbour"]
-                keeping.begin(document["folder"], Neighbour((at[0], at[1]), self._ring) if at else None)
+                generation = int(document["generation"])
+                keeping.begin(document["folder"], generation, Neighbour((at[0], at[1]), self._ring) if at else None)
             case "kept":
                 kept = [part.model_dump(mode="json") for part in keeping.shelf.kept()]
                 self._agent.say({"number": document["number"], "kept": kept})

@@ -88,9 +88,9 @@ class Keeping:
         self._store: Store | None = None
         self._neighbour: Neighbour | None = None
 
-    def begin(self, folder: str, neighbour: Neighbour | None) -> None:
+    def begin(self, folder: str, generation: int, neighbour: Neighbour | None) -> None:
         """A generation begins, from the parts in `folder` where it begins from memory."""
-        self.shelf.begin(folder)
+        self.shelf.begin(folder, generation)
         self._neighbour = neighbour
 
     def lease(self, size: int, keep: int) -> Buffer:

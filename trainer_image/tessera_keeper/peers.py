@@ -111,6 +111,8 @@ class PeerServer:
     def _hold(self, stream: PeerStream, request: dict[str, Any]) -> None:
         stored = StoredObject.model_validate(request["object"])
         keep = int(request["keep"])
+        if not self._shelf.belongs(stored.name):
+            return stream.say({"refused": f"{stored.name} is of another generation than this node's"})
         if not self._shelf.room(stored.size, keep):
             return stream.say({"refused": f"no memory for {stored.size} bytes"})
         buffer = self._shelf.lease(stored.size, keep)

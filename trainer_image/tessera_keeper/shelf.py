@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from tessera_api.checkpoint import parse_prefix
 from tessera_api.kept_part import KeptPart
 from tessera_api.log import StoredObject
 from tessera_keeper.spare_memory import spare_memory
@@ -58,6 +59,7 @@ class Kept:
 class _Books:
     parts: dict[str, Kept] = field(default_factory=dict)
     free: list[Buffer] = field(default_factory=list)
+    generation: int = 0
     numbers: int = 0
 
 
@@ -79,6 +81,12 @@ class Shelf:
                     return buffer
             self._books.numbers += 1
             return Buffer.made(self._books.numbers, size)
+
+    def belongs(self, name: str) -> bool:
+        """Whether a part is of the generation that runs: what an older one says of steps that are no longer wanted is
+        not true of this one."""
+        place = parse_prefix(name)
+        return place is not None and place.generation == self._books.generation
 
     def room(self, size: int, keep: int) -> bool:
         """Whether a lease would bring nobody near the limit."""
@@ -116,10 +124,11 @@ class Shelf:
         with self._lock:
             self._forget(lambda other: other is part)
 
-    def begin(self, folder: str) -> None:
+    def begin(self, folder: str, generation: int) -> None:
         """A generation begins from the parts that lie in `folder`, or from none: nothing else is wanted any more. What
         was free is given back, since this generation's parts may have other sizes."""
         with self._lock:
+            self._books.generation = generation
             self._forget(lambda part: not folder or not part.name.startswith(folder))
             for buffer in self._books.free:
                 buffer.close()

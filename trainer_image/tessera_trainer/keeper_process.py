@@ -92,7 +92,8 @@ class KeeperProcess:
         resume = generation.resume
         prefix = parse_prefix(resume.objects[0].name) if resume is not None and resume.objects else None
         folder = str(prefix) if prefix is not None else ""
-        self._say({"do": "begin", "folder": folder, "neighbour": list(address) if address else None})
+        begun = {"folder": folder, "generation": generation.generation}
+        self._say({"do": "begin", **begun, "neighbour": list(address) if address else None})
 
     def _alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
