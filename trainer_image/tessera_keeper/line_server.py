@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,11 @@ from typing import Any
 from tessera_api.log import StoredObject
 from tessera_keeper.keeping import Keeping, Staged
 from tessera_keeper.line import DocumentLine
+from tessera_keeper.listening import MAX_CONNECTIONS, Listener
 from tessera_keeper.shelf import Buffer
 from tessera_store import StoreError
 
 logger = logging.getLogger(__name__)
-
-MAX_LINES = 64
 
 
 class LineServer:
@@ -30,25 +28,17 @@ class LineServer:
     def __init__(self, path: Path, keeping: Keeping) -> None:
         self._keeping = keeping
         path.unlink(missing_ok=True)
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._listener.bind(str(path))
-        self._listener.listen(MAX_LINES)
-        threading.Thread(target=self._accept, daemon=True, name="lines").start()
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(str(path))
+        listener.listen(MAX_CONNECTIONS)
+        self._listener = Listener(listener, self._serve)
 
     def close(self) -> None:
         """No more lines."""
-        with suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                channel, _ = self._listener.accept()
-            except OSError:
-                return
-            line = _Line(DocumentLine(channel), self._keeping)
-            threading.Thread(target=line.serve, daemon=True, name="line").start()
+    def _serve(self, channel: socket.socket) -> None:
+        _Line(DocumentLine(channel), self._keeping).serve()
 
 
 class _Line:

@@ -1,25 +1,23 @@
 """What keepers do for each other: take a copy of a part, and read one out.
 
-Owns the listening socket and its threads. A copy counts once its digest is the one that was announced.
+A copy counts once its digest is the one that was announced.
 """
 
 from __future__ import annotations
 
 import logging
 import socket
-import threading
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 from tessera_api.keys import Ring
 from tessera_api.log import StoredObject
+from tessera_keeper.listening import MAX_CONNECTIONS, Listener
 from tessera_keeper.peer_stream import PeerLost, PeerStream, answer, call
 from tessera_keeper.shelf import Kept, Shelf
 
 logger = logging.getLogger(__name__)
 
-MAX_CONNECTIONS = 64
 Address = tuple[str, int]
 
 
@@ -58,27 +56,13 @@ class PeerServer:
 
     def __init__(self, shelf: Shelf, ring: Ring, host: str = "0.0.0.0") -> None:
         self._shelf, self._ring = shelf, ring
-        self._places = threading.BoundedSemaphore(MAX_CONNECTIONS)
-        self._listener = socket.create_server((host, 0), backlog=MAX_CONNECTIONS)
-        self.port: int = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True, name="peers").start()
+        listener = socket.create_server((host, 0), backlog=MAX_CONNECTIONS)
+        self.port: int = listener.getsockname()[1]
+        self._listener = Listener(listener, self._serve)
 
     def close(self) -> None:
         """No more connections."""
-        with suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                line, _ = self._listener.accept()
-            except OSError:
-                return
-            if not self._places.acquire(blocking=False):
-                line.close()
-                continue
-            threading.Thread(target=self._serve, args=(line,), daemon=True, name="peer").start()
 
     def _serve(self, line: socket.socket) -> None:
         try:
@@ -89,8 +73,6 @@ class PeerServer:
             logger.info("a peer's request came to nothing: %s", error)
         except (KeyError, TypeError, ValueError) as error:
             logger.warning("a peer asked for what makes no sense: %r", error)
-        finally:
-            self._places.release()
 
     def _do(self, stream: PeerStream, request: dict[str, Any]) -> None:
         work: dict[str, Callable[[PeerStream, dict[str, Any]], None]] = {"read": self._read, "hold": self._hold}
