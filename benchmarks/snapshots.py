@@ -90,10 +90,7 @@ def newest_incident(stage: Stage) -> dict[str, Any]:
 
 def slow(work: Path, tries: int) -> None:
     """Where training goes on after a save was cut short."""
-    path = os.pathsep.join(filter(None, (str(SLOW), os.environ.get("PYTHONPATH"))))
-    environment = {"PYTHONPATH": path, "SLOW_PUT_SECONDS": str(SAVE_SECONDS)}
-    workload = Workload("llama-1m", every=BETWEEN_SAVES)
-    with Stage(work, "slow", workload, environment) as stage:
+    with slow_stage(work) as stage:
         chance = random.Random(7)
         workers = sum(cut_short(stage, number, lambda: kill_trainers(stage)) for number in range(tries))
         nodes = 0
@@ -101,17 +98,16 @@ def slow(work: Path, tries: int) -> None:
             stage.settle()
             nodes += cut_short(stage, number, lambda: stage.kill(chance.choice(stage.lab.members())))
             stage.replace()
-    promise = "resumed from that step or a newer one"
-    say_kept(
-        f"saves of {SAVE_SECONDS:.0f} s, all trainers killed {INTO_SECONDS:.0f} s into one",
-        tries,
-        workers,
-        promise,
-        False,
-    )
-    say_kept(
-        f"saves of {SAVE_SECONDS:.0f} s, a node killed {INTO_SECONDS:.0f} s into one", tries, nodes, promise, False
-    )
+    for who, kept in (("all trainers", workers), ("a node", nodes)):
+        name = f"saves of {SAVE_SECONDS:.0f} s, {who} killed {INTO_SECONDS:.0f} s into one"
+        say_kept(name, tries, kept, "resumed from that step or a newer one", False)
+
+
+def slow_stage(work: Path) -> Stage:
+    """The small model, on a storage on which each part takes 20 s."""
+    path = os.pathsep.join(filter(None, (str(SLOW), os.environ.get("PYTHONPATH"))))
+    environment = {"PYTHONPATH": path, "SLOW_PUT_SECONDS": str(SAVE_SECONDS)}
+    return Stage(work, "slow", Workload("llama-1m", every=BETWEEN_SAVES), environment)
 
 
 def cut_short(stage: Stage, number: int, hurt: Callable[[], float]) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from exact_course import Course
+from snapshots import cut_short, kill_trainers, slow_stage
 from workload import dataset
 
 STEPS = 120
@@ -30,3 +31,10 @@ def test_lost_nodes_cost_the_steps_since_the_last_snapshot_and_no_bit(tmp_path: 
         names = {member["node"] for member in generation["members"]}
         assert set(generation["resume"]["holders"]) <= names
     assert [incident["steps_lost"] <= EVERY + SETTLING for incident in course.incidents()] == [True, True]
+
+
+def test_what_a_save_was_cut_short_of_is_in_the_memory_of_its_node_or_another(tmp_path: Path) -> None:
+    with slow_stage(tmp_path) as stage:
+        assert cut_short(stage, 0, lambda: kill_trainers(stage))
+        stage.settle()
+        assert cut_short(stage, 1, lambda: stage.kill(stage.lab.members()[1]))

@@ -234,7 +234,7 @@ def test_a_header_tells_its_rows_to_any_reader(store: Store) -> None:
         ("weight/norm", [5], [3, 5]),
         ("exp_avg/embedding", [203, 8], [102, 203]),
     ]
-    assert record["progress"] == {"step": 12, "position": 96, "updates": 11, "skips": [[4, 9]]}
+    assert record["progress"] == {"step": 12, "position": 96, "updates": 11, "skips": [[4, 9]], "guard": ""}
 
 
 class HeldStore(FileStore):

@@ -13,8 +13,9 @@ from typing import Any, cast
 import pytest
 import torch
 
+from tessera_api.keys import only
 from tessera_api.messages import Part
-from tessera_keeper.keeping import Keeping
+from tessera_keeper.keeping import Keeping, Neighbour
 from tessera_keeper.part_file import Progress
 from tessera_run import NotCommitted, Run
 from tessera_run.failure import is_storage_error
@@ -180,3 +181,29 @@ def test_reads_are_asked_again_until_the_storage_answers(agent: Agent) -> None:
 )
 def test_a_storages_trouble_is_told_from_the_programs(error: Exception, storage: bool) -> None:
     assert is_storage_error(error) is storage
+
+
+def test_that_no_other_node_holds_a_snapshot_is_said_once(agent: Agent, tmp_path: Path) -> None:
+    store = FileStore(tmp_path)
+    keeping = Keeping(lambda: store, agent.report)
+    keeping.begin("", 1, Neighbour(("127.0.0.1", 9), only(b"k")))  # nobody listens at the port of discard
+    saving = Saver(agent.run, cast(AdamW, Optimiser()), keeping, Rhythm(100, 1), Clock().waiting(100.0))
+    for step in (1, 2, 3):
+        assert saving.due(step, 100) is Saving.MEMORY
+        saving.save(at(step), Saving.MEMORY)
+        assert saving.able(Saving.BOTH) is Saving.BOTH
+    agent.close()
+    assert agent.words("note", "name") == ["NoCopies"]
+
+
+def test_a_node_without_memory_for_snapshots_takes_checkpoints_alone_and_says_so(agent: Agent, tmp_path: Path) -> None:
+    store = FileStore(tmp_path)
+    keeping = Keeping(lambda: store, agent.report)
+    saving = Saver(agent.run, cast(AdamW, Optimiser()), keeping, Rhythm(4, 2), Clock().waiting(100.0), lambda: 0)
+
+    assert (saving.due(2, 100), saving.able(Saving.MEMORY)) == (Saving.MEMORY, Saving.NOTHING)
+    assert (saving.due(4, 100), saving.able(Saving.BOTH)) == (Saving.BOTH, Saving.STORE)
+    saving.save(at(4), Saving.STORE)
+    assert [saving.due(step, 100) for step in (6, 8)] == [Saving.NOTHING, Saving.STORE]
+    agent.close()
+    assert agent.words("note", "name") == ["NoSnapshots"]

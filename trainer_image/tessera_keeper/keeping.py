@@ -51,8 +51,8 @@ class Staged(Record):
 class Told(Protocol):
     """Whoever staged a part hears what became of it, from another thread."""
 
-    def settled(self) -> None:
-        """It is sealed and, if it could be, copied: a later one may follow."""
+    def settled(self, alone: str) -> None:
+        """It is sealed and, if it could be, copied: a later one may follow. `alone`: why it is not copied."""
 
     def stored(self, stored: StoredObject) -> None:
         """It is in the storage."""
@@ -104,6 +104,7 @@ class Keeping:
         threading.Thread(target=self._settle, args=(order, kept, told), daemon=True, name="settle").start()
 
     def _settle(self, order: Staged, kept: Kept, told: Told) -> None:
+        alone = ""
         try:
             stored = seal(memoryview(kept.buffer.memory), order.room, order.part)
             self.shelf.sealed(kept, stored)
@@ -111,22 +112,25 @@ class Keeping:
                 self.shelf.use(kept)
                 threading.Thread(target=self._put, args=(order, kept, told), daemon=True, name="store").start()
             if order.remember:
-                self._copy(kept, order.keep)
+                alone = self._copy(kept, order.keep)
         except Exception as error:
             logger.exception("%s came to nothing", order.part.name)
             told.failed(error)
         finally:
             self.shelf.done(kept)
-        told.settled()
+        told.settled(alone)
 
-    def _copy(self, kept: Kept, keep: int) -> None:
+    def _copy(self, kept: Kept, keep: int) -> str:
+        """Why there is no copy; empty where there is one, or no other node."""
         neighbour = self._neighbour
         if neighbour is None:
-            return
+            return ""
         try:
             copy_to(neighbour.address, neighbour.ring, kept, keep)
         except PeerLost as error:
             logger.warning("no copy of %s at %s: %s", kept.name, neighbour.address, error)
+            return str(error)
+        return ""
 
     def _put(self, order: Staged, kept: Kept, told: Told) -> None:
         assert kept.sealed is not None

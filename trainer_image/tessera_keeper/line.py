@@ -156,7 +156,7 @@ class KeeperLine:
         self._answers.put(({}, None))
         for told in tuple(self._waiting.values()):
             told.failed(KeeperGone("the keeper of this node is gone"))
-            told.settled()
+            told.settled("")
 
     def _tell(self, document: dict[str, Any]) -> None:
         told = self._waiting.get(document["name"])
@@ -164,7 +164,7 @@ class KeeperLine:
             return
         match document["became"]:
             case "settled":
-                told.settled()
+                told.settled(document["alone"])
             case "stored":
                 told.stored(StoredObject.model_validate(document["object"]))
             case "failed":

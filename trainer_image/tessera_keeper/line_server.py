@@ -99,8 +99,8 @@ class _Teller:
     def __init__(self, line: DocumentLine, name: str) -> None:
         self._line, self._name = line, name
 
-    def settled(self) -> None:
-        self._say({"became": "settled"})
+    def settled(self, alone: str) -> None:
+        self._say({"became": "settled", "alone": alone[:1000]})
 
     def stored(self, stored: StoredObject) -> None:
         self._say({"became": "stored", "object": stored.model_dump(mode="json")})

@@ -47,11 +47,14 @@ class Save:
         self.stall_s = 0.0
         self.waited_s = 0.0
         """The share of the stall that waited for an earlier save."""
+        self.alone = ""
+        """Why no other node holds it, once it is settled."""
         self._result: Future[StoredObject] = Future()
         self._settled = threading.Event()
 
-    def settled(self) -> None:
+    def settled(self, alone: str) -> None:
         """It is whole in memory, and copied if it could be."""
+        self.alone = alone
         self._settled.set()
 
     def stored(self, stored: StoredObject) -> None:
@@ -97,9 +100,17 @@ class CheckpointWriter:
     waits for the earlier one, at most `limit_s`. With `remember`, each stays in memory until a later one is whole
     everywhere."""
 
-    def __init__(self, keeper: Keeper, place: Ranks, *, limit_s: float, remember: bool = False) -> None:
+    def __init__(
+        self,
+        keeper: Keeper,
+        place: Ranks,
+        *,
+        limit_s: float,
+        remember: bool = False,
+        spare: Callable[[], int] = spare_memory,
+    ) -> None:
         self._keeper, self._place, self._limit_s, self.remember = keeper, place, limit_s, remember
-        self._spare: Callable[[], int] = spare_memory
+        self._spare = spare
         self._layout: Layout | None = None
         self._storing: Save | None = None
         self._newest: Save | None = None
@@ -129,6 +140,11 @@ class CheckpointWriter:
                 if not failed.by_storage:
                     raise
         return settled
+
+    @property
+    def alone(self) -> str:
+        """Why no other node holds the last part, as far as is known."""
+        return self._newest.alone if self._newest is not None else ""
 
     def has_room(self, shards: Sequence[Shard]) -> bool:
         """Whether this node can hold the parts of several steps, and as many of another node's."""

@@ -9,6 +9,7 @@ its commit. Nothing here is collective: what ranks must agree on, `loop` lets th
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -16,6 +17,7 @@ from tessera_api.checkpoint import CheckpointPrefix
 from tessera_api.log import StoredObject
 from tessera_keeper.keeping import Keeper
 from tessera_keeper.part_file import Progress
+from tessera_keeper.spare_memory import spare_memory
 from tessera_run import NotCommitted, Resume, Run
 from tessera_trainer.checkpoint import CheckpointFailed, CheckpointWriter, Ranks
 from tessera_trainer.optimiser import AdamW
@@ -54,16 +56,25 @@ class Saver:
     """Saves at due steps and at the end; each part is reported, by the keeper, once it is stored."""
 
     def __init__(
-        self, run: Run, optimiser: AdamW, keeper: Keeper, rhythm: Rhythm, waiting: Waiting = AT_THE_END
+        self,
+        run: Run,
+        optimiser: AdamW,
+        keeper: Keeper,
+        rhythm: Rhythm,
+        waiting: Waiting = AT_THE_END,
+        spare: Callable[[], int] = spare_memory,
     ) -> None:
         self._run, self._optimiser, self._rhythm = run, optimiser, rhythm
         self._waiting = waiting
         place = Ranks(run.rank, run.world_size)
-        self._writer = CheckpointWriter(keeper, place, limit_s=waiting.limit_s, remember=rhythm.snapshot > 0)
+        self._writer = CheckpointWriter(
+            keeper, place, limit_s=waiting.limit_s, remember=rhythm.snapshot > 0, spare=spare
+        )
         self._saved = NOTHING
         """The step of the last save that is written, committed or on its way."""
         self._failures = 0
         """Saves in a row that the storage did not take."""
+        self._alone_told = False
         self._measured = False
         """Whether there is memory enough was asked, once a generation."""
 
@@ -101,6 +112,11 @@ class Saver:
     def able(self, wanted: Saving) -> Saving:
         """How much of what is wanted can begin now; waits a little for a checkpoint before. Ranks differ in it: agree
         on the least."""
+        can = self._can(wanted)
+        self._tell_of_copies()
+        return can
+
+    def _can(self, wanted: Saving) -> Saving:
         if wanted is Saving.MEMORY:
             return wanted if self._writer.settled(0.0) and self._room() else Saving.NOTHING
         if wanted is Saving.BOTH and not self._room():
@@ -129,6 +145,12 @@ class Saver:
         self._writer.save(list(self._optimiser.state()), progress, prefix, store=store, whole=whole)
         if store:
             self._saved = progress.step
+
+    def _tell_of_copies(self) -> None:
+        if self._writer.alone and not self._alone_told:
+            self._alone_told = True
+            said = "no other node holds this one's snapshot; if it is lost, training goes back to the last checkpoint"
+            self._run.note("NoCopies", f"{said}: {self._writer.alone}")
 
     def _room(self) -> bool:
         self._measured = self._measured or self._writer.has_room(list(self._optimiser.state()))
