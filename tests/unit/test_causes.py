@@ -26,6 +26,8 @@ F = FailureClass
         (Sign.PROGRAM, "a.py:1 RuntimeError", "HIP out of memory", F.DEVICE_OUT_OF_MEMORY),
         (Sign.PROGRAM, "a.py:1 AcceleratorError", "CUDA error: uncorrectable ECC error encountered", F.SICK_DEVICE),
         (Sign.PROGRAM, "a.py:1 RuntimeError", "GPU has fallen off the bus", F.SICK_DEVICE),
+        (Sign.PROGRAM, "a.py:1 SickDevice", "unit 3 had no finite loss on rank 1", F.SICK_DEVICE),
+        (Sign.PROGRAM, "a.py:1 LossDiverged", "step 9: the loss rose, again", F.LOSS_SPIKE),
         (Sign.PROGRAM, "a.py:1 RuntimeError", "CUDA error: an illegal memory access", F.WORKER_CRASH),
         (Sign.STORAGE, "a.py:1 StoreUnavailable", "no answer", F.STORAGE),
         (Sign.LOST, "", "no beat for 3.0 s", F.LOST_NODE),
@@ -42,6 +44,11 @@ F = FailureClass
 )
 def test_the_table(sign: Sign, place: str, words: str, failure: FailureClass) -> None:
     assert row_of(sign, place, words).failure is failure
+
+
+def test_training_that_diverges_again_and_again_is_not_tried_again() -> None:
+    assert row_of(Sign.PROGRAM, "guard.py:9 LossDiverged", "step 9: the loss rose, again").permanent
+    assert not row_of(Sign.PROGRAM, "train.py:9 ZeroDivisionError", "").permanent
 
 
 def test_every_sign_has_a_row_that_takes_whatever_is_left() -> None:
