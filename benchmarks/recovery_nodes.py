@@ -50,7 +50,7 @@ def killed(work: Path, tries: int, quick: bool) -> None:
             episodes.append(stage.episode(lambda name=victim: stage.kill(name), "NodeLost", victim))  # type: ignore[misc]
             note("node killed", number, episodes[-1])
             stage.replace()
-    say_episodes("node killed by SIGKILL", episodes, (Goal(0.8, 1.5), Goal(3.0, 6.0)), quick)
+    say_episodes("node killed by SIGKILL", episodes, (Goal(0.8, 1.5), Goal(2.0, 6.0)), quick)
 
 
 def silent(work: Path, tries: int, quick: bool) -> None:
@@ -102,7 +102,7 @@ def worker_killed(work: Path, tries: int, quick: bool) -> None:
             same = lab.members() == members and all(lab.nodes[name].poll() is None for name in agents)
             expected = {**used, victim: used[victim] + 1}  # that the victim's own says so shows that they do say it
             kept += same and lab.event("NodeLost") is None and _restarts_used(stage, members) == expected
-    say_episodes("one worker killed", episodes, (None, Goal(2.5, 5.0)), quick)
+    say_episodes("one worker killed", episodes, (None, Goal(1.5, 3.0)), quick)
     say_kept("one worker killed: other nodes", tries, kept, "no node lost, no restart budget of another touched", quick)
 
 
