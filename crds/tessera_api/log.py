@@ -118,6 +118,13 @@ class Open(Record):
         """The step of the commit that it begins from; -1: it begins from none."""
         return self.resume.step if self.resume is not None and self.resume.holders is None else -1
 
+    def in_words(self) -> str:
+        """For people: who, and from where on."""
+        begin = "from the beginning"
+        if self.resume is not None:
+            begin = f"from step {self.resume.step}, {'stored' if self.resume.holders is None else 'held in memory'}"
+        return f"{', '.join(self.names())}; {begin}"
+
     def names(self) -> tuple[str, ...]:
         """The members' names in order of node rank."""
         return tuple(member.node for member in self.members)

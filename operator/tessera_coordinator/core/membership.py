@@ -350,7 +350,7 @@ class Membership:
         self.pace = Pace()
         self.parking.generation_began(generation.committed_step())
         self.judge.began(self.best_step)
-        effects: list[Effect] = [self._event(EventName.GENERATION_OPENED, f"{', '.join(generation.names())}")]
+        effects: list[Effect] = [self._event(EventName.GENERATION_OPENED, generation.in_words())]
         missing = tuple(m.node for m in generation.members if not stands(self.roster.get(m.node), m, generation))
         if missing or self.parking.stopping:
             return effects + self._break("lost while the generation was opened", missing, now) + self._form(now)
