@@ -158,6 +158,8 @@ class Accounts:
         """It is over."""
         ends = {ExitCode.DONE: RunPhase.SUCCEEDED, ExitCode.STOPPED: RunPhase.STOPPED}
         self._end, self._message = ends.get(exit_code, RunPhase.FAILED), reason
+        if exit_code is ExitCode.DONE:
+            self.ledger.committed(self._newest.step if self._newest is not None else 0)
         self.ledger.lost()
 
     def _write(self, changed: list[Incident]) -> None:

@@ -142,3 +142,15 @@ def test_a_generation_that_begins_from_memory_loses_only_what_came_after_that_st
     assert (ledger.seconds()["lost_work"], ledger.uncommitted) == (5.0, 8.0)
     ledger.began(0)
     assert (ledger.seconds()["lost_work"], ledger.uncommitted) == (13.0, 0.0)
+
+
+def test_what_passes_between_the_last_step_and_its_commit_is_no_lost_work() -> None:
+    ledger = Ledger()
+    ledger.spend(Activity.COMPUTING, 10.0)
+    ledger.stepped(10)
+    ledger.spend(Activity.COMPUTING, 0.5)
+
+    ledger.committed(10)
+    ledger.began(10)
+
+    assert (ledger.seconds()["compute"], ledger.seconds()["lost_work"]) == (10.5, 0.0)

@@ -76,8 +76,9 @@ class Ledger:
             del self._marks[next(iter(self._marks))]
 
     def committed(self, step: int) -> None:
-        """What was computed up to this step is safe; all of it, where it is not known how much that was."""
-        safe = self._until(step, self._uncommitted)
+        """What was computed up to this step is safe; all of it, where no later one is known."""
+        later = any(mark > step for mark in self._marks)
+        safe = self._until(step, self._uncommitted) if later else self._uncommitted
         self._settled[Cause.COMPUTE] += safe
         self._uncommitted -= safe
         self._marks = {later: mark - safe for later, mark in self._marks.items() if later > step}
