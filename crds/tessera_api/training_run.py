@@ -92,7 +92,8 @@ class LossGuard(StrEnum):
     """A wild step's update is left out; of a sustained rise training goes back to before it, and leaves its data
     out."""
     TELL = "Tell"
-    """It is told, and nothing is done; an update that is no number is left out all the same."""
+    """It is told, and nothing is done; an update that is no number is left out all the same, and many of them end the
+    run."""
 
 
 class Drills(StrEnum):

@@ -179,13 +179,26 @@ def test_the_rate_is_half_from_where_training_went_back_to_more_slowly() -> None
     assert [guard.rate_share(step) for step in (99, 100, 349, 350)] == [1.0, 0.5, 0.5, 0.25]
 
 
-def test_where_it_may_only_tell_rises_are_taken_and_numbers_that_are_none_are_not() -> None:
+@pytest.mark.parametrize("norm", [0.4, 40.0], ids=["a rise", "wild steps"])
+def test_where_it_may_only_tell_steps_are_taken_and_it_is_said_once(norm: float) -> None:
     guard = LossGuard(Rule(), (), acts=False)
     guard.begin(healthy(FAULT_AT - 1).canonical().decode())
+    said = []
 
-    assert all(guard.accepts(FAULT_AT + step, 9.0, 0.4) for step in range(20))
-    assert guard.looked.words
+    for step in range(FAULT_AT, FAULT_AT + 40):
+        assert guard.accepts(step, 9.0, norm)
+        assert guard.looked.verdict is Verdict.TAKE
+        said += [guard.looked.words] if guard.looked.words else []
+
+    assert len(said) == 1
+
+
+def test_where_it_may_only_tell_numbers_that_are_none_are_left_out_and_many_end_the_run() -> None:
+    guard = risen(acts=False)
+
     assert not guard.accepts(FAULT_AT + 20, math.nan, 0.4)
+    with pytest.raises(LossDiverged, match=r"let the guard act \(training\.lossGuard: Act\)"):
+        guard.plan(FAULT_AT + 20)
 
 
 def test_a_unit_whose_loss_is_no_number_is_its_ranks() -> None:

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 
 from tessera_run import Rewound
-from tessera_trainer.guard_rule import GuardState, Looked, Rule, Verdict
+from tessera_trainer.guard_rule import GuardState, Looked, Rule, Verdict, taken
 
 BEFORE = 100
 """Training goes back at least so many steps before an onset; what was consumed since is left out,"""
@@ -39,11 +39,12 @@ class GoBack:
 
 
 class LossGuard:
-    """See the module. With `acts` False it only tells, but for numbers that are none."""
+    """See the module. With `acts` False it only tells, once where something begins, but for numbers that are none."""
 
     def __init__(self, rule: Rule, rewinds: tuple[Rewound, ...], *, acts: bool = True) -> None:
         self._rule, self._rewinds, self._acts = rule, rewinds, acts
         self._state = GuardState()
+        self._telling = False
         self.looked = Looked(Verdict.TAKE, self._state)
         """What came of the newest step."""
 
@@ -57,18 +58,20 @@ class LossGuard:
 
     def accepts(self, step: int, loss: float, norm: float) -> bool:
         """Whether the update of `step` is to be applied."""
-        self.looked = self._rule.look(self._state, step, loss, norm)
+        before, self.looked = self._state, self._rule.look(self._state, step, loss, norm)
+        if not self._acts and self.looked.verdict is not Verdict.TAKE and math.isfinite(loss) and math.isfinite(norm):
+            told, self._telling = self._telling, True
+            self.looked = Looked(Verdict.TAKE, taken(before, loss, norm), words="" if told else self.looked.words)
+        elif self.looked.verdict is Verdict.TAKE:
+            self._telling = False
         self._state = self.looked.state
-        return self.looked.verdict is Verdict.TAKE or self._only_tells(loss, norm)
-
-    def _only_tells(self, loss: float, norm: float) -> bool:
-        if self._acts or not (math.isfinite(loss) and math.isfinite(norm)):
-            return False
-        self.looked = Looked(Verdict.TAKE, self._state, words=self.looked.words)
-        return True
+        return self.looked.verdict is Verdict.TAKE
 
     def plan(self, step: int) -> GoBack:
         """How to go back from `step`, at which `looked` says that it must be. Raises LossDiverged."""
+        if not self._acts:
+            remedy = "look at training.learningRate and the data, or let the guard act (training.lossGuard: Act)"
+            raise LossDiverged(f"step {step}: {self.looked.words}; {remedy}")
         onset = self.looked.onset
         again = [one for one in self._rewinds if one.to_step <= onset <= one.from_step + SAME_PLACE]
         if len(again) >= 2 or len(self._rewinds) >= MOST_REWINDS:

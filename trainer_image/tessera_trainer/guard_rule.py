@@ -84,14 +84,14 @@ class Rule:
         state = state.model_copy(update={"left_out": tuple(s for s in state.left_out if s > step - SPAN)})
         if why := _wild(state, loss, norm):
             return _left_out(state, step, why)
-        taken = state.model_copy(
-            update={
-                "losses": (*state.losses, loss)[-(REFERENCE + RECENT) :],
-                "norms": (*state.norms, norm)[-REFERENCE:],
-                "in_a_row": 0,
-            }
-        )
-        return _risen(taken, step) or _drifted(taken, step)
+        state = taken(state, loss, norm)
+        return _risen(state, step) or _drifted(state, step)
+
+
+def taken(state: GuardState, loss: float, norm: float) -> GuardState:
+    """The state once a step's numbers have entered the windows."""
+    losses, norms = (*state.losses, loss)[-(REFERENCE + RECENT) :], (*state.norms, norm)[-REFERENCE:]
+    return state.model_copy(update={"losses": losses, "norms": norms, "in_a_row": 0})
 
 
 def _wild(state: GuardState, loss: float, norm: float) -> str:
