@@ -321,6 +321,11 @@ def test_a_trainer_hears_that_its_keeper_is_gone(place: Callable[..., Place]) ->
     assert buffer.size == 4096
 
 
+def test_a_node_without_a_keeper_says_so(tmp_path: Path) -> None:
+    with pytest.raises(KeeperGone, match="this node has no keeper .*the agent's log"):
+        KeeperLine(str(tmp_path / "keeper"))
+
+
 def test_memory_is_spared_by_the_account_of_the_machine_and_of_the_container(tmp_path: Path) -> None:
     machine, group = tmp_path / "meminfo", tmp_path / "group"
     group.mkdir()

@@ -81,13 +81,17 @@ class DocumentLine:
 
 
 class KeeperLine:
-    """See the module: `keeping.Keeper` in another process."""
+    """See the module: `keeping.Keeper` in another process. Raises KeeperGone where there is none."""
 
     def __init__(self, path: str) -> None:
         channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        channel.settimeout(ANSWER_SECONDS)
-        channel.connect(path)
-        channel.settimeout(None)
+        try:
+            channel.settimeout(ANSWER_SECONDS)
+            channel.connect(path)
+            channel.settimeout(None)
+        except OSError as error:
+            channel.close()
+            raise KeeperGone(f"this node has no keeper ({error}); why it ended stands in the agent's log") from error
         self._line = DocumentLine(channel)
         self._answers: queue.Queue[tuple[dict[str, Any], int | None]] = queue.Queue()
         self._asking = threading.Lock()
