@@ -322,7 +322,7 @@ def test_a_trainer_hears_that_its_keeper_is_gone(place: Callable[..., Place]) ->
 
 
 def test_a_node_without_a_keeper_says_so(tmp_path: Path) -> None:
-    with pytest.raises(KeeperGone, match="this node has no keeper .*the agent's log"):
+    with pytest.raises(KeeperGone, match=r"this node has no keeper .*the agent's log"):
         KeeperLine(str(tmp_path / "keeper"))
 
 
