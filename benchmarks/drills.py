@@ -25,6 +25,7 @@ from tessera_api.drill import Fault
 from tessera_api.run_directory import RunDirectory
 
 ROUNDS = 3
+SMALL = Workload("llama-1m", 1_000_000, 64, 12, 20, 3, 1, 4, hang_seconds=5)
 QUICK = (Fault.WORKER_KILL,)
 TABLE = tuple(fault for fault in Fault if fault is not Fault.LOSS_SPIKE)
 """After that one the run is another, without the data that came with the spike: tests/train/test_loss_guard.py."""
@@ -65,11 +66,11 @@ Numbers = tuple[float, float | None]
 
 
 def disturbed(
-    folder: Path, faults: tuple[Fault, ...], rounds: int
+    folder: Path, faults: tuple[Fault, ...], rounds: int, workload: Workload = SMALL
 ) -> tuple[int, dict[str, list[float]], dict[int, Numbers]]:
     """How many promises were kept, seconds from fault to next step by fault, and the numbers of each step."""
     kept, seconds = 0, dict[str, list[float]]()
-    with driven(folder, "hurt") as directory:
+    with driven(folder, "hurt", workload) as directory:
         for fault in faults * rounds:
             until(directory, newest(directory) + BETWEEN)
             words = ["drill", str(directory.root), "--fault", fault.value, "--seconds", str(SECONDS)]
@@ -84,19 +85,19 @@ def disturbed(
         return kept, seconds, numbers(directory)
 
 
-def undisturbed(folder: Path, steps: int) -> dict[int, Numbers]:
+def undisturbed(folder: Path, steps: int, workload: Workload = SMALL) -> dict[int, Numbers]:
     """The numbers of a run that is left alone, up to this step."""
-    with driven(folder, "alone") as directory:
+    with driven(folder, "alone", workload) as directory:
         until(directory, steps, STEP_SECONDS + 2.0 * steps)
         return numbers(directory)
 
 
 @contextmanager
-def driven(folder: Path, name: str) -> Iterator[RunDirectory]:
+def driven(folder: Path, name: str, workload: Workload = SMALL) -> Iterator[RunDirectory]:
     """`tessera local`, until the block ends."""
-    run = Workload("llama-1m", 1_000_000, 64, 12, 20, 3, 1, 4, hang_seconds=5).manifest(name)
+    run = workload.manifest(name, (folder / "storage").as_uri())
     run["spec"]["drills"] = "Allowed"
-    run["spec"]["nodes"]["spares"] = 1
+    run["spec"]["nodes"]["spares"] = 1 if workload.count > 1 else 0
     manifest = folder / f"{name}.yaml"
     manifest.write_text("\n---\n".join(map(json.dumps, (build(folder / "data", 512), run))))
     command = [sys.executable, "-m", "tessera_cli", "local", str(manifest), "--workdir", str(folder / "work")]
@@ -107,6 +108,9 @@ def driven(folder: Path, name: str) -> Iterator[RunDirectory]:
         begun(folder / f"{name}.log", process)
         until(directory, 2 * BETWEEN, START_SECONDS)
         yield directory
+    except BaseException:
+        print((folder / f"{name}.log").read_text()[-4000:], file=sys.stderr, flush=True)
+        raise
     finally:
         process.terminate()
         process.wait(120)

@@ -77,6 +77,7 @@ class Workload:
     hang_seconds: int = 60
     snapshot_every: int | None = None
     """Steps from snapshot to snapshot; None: as from checkpoint to checkpoint."""
+    precision: str = "fp32"
 
     @classmethod
     def usual(cls, quick: bool) -> Workload:
@@ -98,6 +99,7 @@ class Workload:
                     "seed": 7,
                     "globalBatch": self.units,
                     "unit": 1,
+                    "precision": self.precision,
                     "learningRate": "1e-3",
                     "schedule": {"kind": "cosine", "warmupSteps": 5},
                 },

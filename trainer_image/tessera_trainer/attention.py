@@ -6,8 +6,8 @@
 - CUDA, bf16 or fp16: PyTorch's `varlen_attn` (cuDNN or FlashAttention) over the offsets, one launch.
 - CUDA, fp32: fused attention document by document under autograd. Correct and slow: fp32 is for comparisons.
 
-The CUDA paths are written from PyTorch's documentation. For a GPU to prove: that their values match the CPU's, what
-they cost, and that gradients repeat their bits (they need `torch.use_deterministic_algorithms`, see `parallel`).
+`benchmarks/gpu.py` holds the bf16 path against float32 by hand, and looks whether it repeats its bits (gradients do
+under `torch.use_deterministic_algorithms` alone, see `parallel`).
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from tessera_keeper.keeping import Keeper, Staged
 from tessera_keeper.part_file import PartRecord, Progress
 from tessera_keeper.spare_memory import spare_memory
 from tessera_store import StoreError
+from tessera_trainer.page_locks import PageLocks
 from tessera_trainer.shards import Shard
 from tessera_trainer.snapshot import Layout
 
@@ -112,6 +113,7 @@ class CheckpointWriter:
         self._keeper, self._place, self._limit_s, self.remember = keeper, place, limit_s, remember
         self._spare = spare
         self._layout: Layout | None = None
+        self._locks = PageLocks()
         self._storing: Save | None = None
         self._newest: Save | None = None
         self._whole = -1
@@ -179,6 +181,8 @@ class CheckpointWriter:
             self._layout = Layout(shards, part)
         layout = self._layout
         buffer = self._keeper.lease(layout.size, self._whole)
+        if any(shard.local.is_cuda for shard in shards):
+            self._locks.lock(buffer)
         layout.copy(shards, buffer.memory)
         save.stall_s = time.monotonic() - began
         order = Staged(

@@ -39,13 +39,16 @@ class Layout:
 
     @torch.no_grad()
     def copy(self, shards: Sequence[Shard], memory: mmap.mmap) -> None:
-        """Copies the shards, which must be those that the layout was made for, to `memory` of `size` bytes."""
+        """Copies the shards, which must be those that the layout was made for, to `memory` of `size` bytes. A GPU's
+        copies are ordered together and waited for at the end."""
         whole = torch.frombuffer(memory, dtype=torch.uint8)
         offset = self.room
         for shard, tensor in zip(shards, self.tensors, strict=True):
             target = whole[offset : offset + tensor.bytes].view(torch_type(tensor))
-            target.copy_(shard.local.reshape(-1))
+            target.copy_(shard.local.reshape(-1), non_blocking=True)
             offset += tensor.bytes
+        for device in {shard.local.device for shard in shards if shard.local.is_cuda}:
+            torch.cuda.synchronize(device)
 
     def _at_its_widest(self, part: PartRecord) -> PartRecord:
         """A record whose text is at least as long as that of `part` with any numbers and digests."""
