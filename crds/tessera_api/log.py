@@ -12,7 +12,7 @@ from pydantic import Field, TypeAdapter
 
 from tessera_api.record import Count, Name, Record, Sha256, Text
 
-MAX_NODES = 4096
+MAX_NODES = 16_384
 MAX_OBJECTS = 65536
 
 

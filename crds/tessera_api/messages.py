@@ -19,9 +19,10 @@ from pydantic import Field, TypeAdapter, ValidationError
 from tessera_api.drill import Drill
 from tessera_api.inspection import Inspect, Inspected, Prove
 from tessera_api.kept_part import MAX_KEPT, KeptPart
-from tessera_api.log import MAX_NODES, Member, Open, Skipped, StoreAddress, StoredObject
+from tessera_api.log import Skipped, StoredObject
 from tessera_api.orders import Places, Reaped, Size, StatusQuestion, StopRun, Warnings
 from tessera_api.record import Count, Name, Record, Text
+from tessera_api.seat import Pieces, PiecesQuestion, Seat
 from tessera_api.trouble import Trouble
 
 PROTOCOL = 1
@@ -60,8 +61,7 @@ class Holding(Record):
     term: Count
     generation: Annotated[int, Field(ge=1)]
     digest: Annotated[str, Field(max_length=16)]
-    members: Annotated[tuple[Member, ...], Field(max_length=MAX_NODES)]
-    store: StoreAddress
+    """Of the log's entry, as the seat had it."""
     collective_error: bool = False
     """A trainer of this node met a collective error in this generation, and waits to be told."""
     finished: bool = False
@@ -263,10 +263,10 @@ class Standby(Record):
 
 
 class Assign(Record):
-    """The generation that the agent now belongs to, as it stands in the log."""
+    """The generation that the agent now belongs to."""
 
     kind: Literal["assign"] = "assign"
-    open: Open
+    seat: Seat
     join: Annotated[int, Field(ge=1)]
     """The `Join.sequence` that it answers."""
 
@@ -358,6 +358,7 @@ FromAgent = (
     | Places
     | Warnings
     | Drill
+    | PiecesQuestion
     | Reaped
     | Inspected
     | StatusQuestion
@@ -366,6 +367,7 @@ FromCoordinator = (
     Welcome
     | Standby
     | Assign
+    | Pieces
     | Restart
     | StopOrder
     | Committed

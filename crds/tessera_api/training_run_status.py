@@ -13,7 +13,7 @@ from tessera_api.drill import Fault
 from tessera_api.failure import FailureClass, Rung
 from tessera_api.resource import Conditions, Document, keyed, listed
 
-MOST_NODES = 4096
+MOST_NODES = 16_384
 
 
 class RunPhase(StrEnum):

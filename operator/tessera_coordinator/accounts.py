@@ -85,8 +85,7 @@ class Accounts:
 
     def _goes(self, node: Node, membership: Membership) -> None:
         seconds = self._presence.gone(node, self._clock())
-        inside = membership.generation is not None and node.name in membership.generation.names()
-        self.ledger.spend(self._activity(membership, inside), seconds)
+        self.ledger.spend(self._activity(membership, membership.member(node.name)), seconds)
 
     def _outside(self, membership: Membership) -> Activity:
         """What a node did that was part of the run and not heard."""
@@ -170,8 +169,9 @@ class Accounts:
 
     def advance(self, membership: Membership) -> None:
         """The time since the last call, by what each node was doing."""
-        inside = set(membership.generation.names()) if membership.generation else set[str]()
-        doing = [(node.name, self._activity(membership, node.name in inside)) for node in membership.roster.all()]
+        inside, outside = self._activity(membership, True), self._activity(membership, False)
+        nodes = membership.roster.all()
+        doing = [(node.name, inside if membership.member(node.name) else outside) for node in nodes]
         for activity, seconds in self._presence.passed(self._clock(), doing).items():
             self.ledger.spend(activity, seconds)
 

@@ -23,8 +23,8 @@ from tessera_coordinator.handshake import Handshake
 logger = logging.getLogger(__name__)
 
 GREETING_SECONDS = 5.0
-MAX_STREAMS = 8192
-BACKLOG = 1024
+MAX_STREAMS = 40_000
+BACKLOG = 4096
 LOOK_SECONDS = 10.0
 """How often newer keys are looked for; whoever asks for one sooner has it at once."""
 MOVE_PAUSE_SECONDS = 0.05

@@ -31,6 +31,7 @@ from tessera_api.messages import (
     Welcome,
 )
 from tessera_api.orders import Places, Reaped, Size, StatusQuestion, StopRun, Warnings
+from tessera_api.seat import PiecesQuestion
 from tessera_api.stream import MessageStream, StreamClosed
 from tessera_coordinator.coordinator import Coordinator
 from tessera_coordinator.core.state import State
@@ -138,8 +139,7 @@ class Server:
 
     def _trains(self, hello: Hello) -> bool:
         """Whether it is a member of the generation that trains: it stays, however late its new key is."""
-        open_ = self._coordinator.membership.generation
-        return hello.role is Role.AGENT and open_ is not None and any(hello.node == one.node for one in open_.members)
+        return hello.role is Role.AGENT and self._coordinator.membership.member(hello.node)
 
     async def _agent(self, stream: MessageStream, hello: Hello) -> None:
         old = self._agents.pop(hello.node, None)
@@ -184,6 +184,9 @@ class Server:
                 self._coordinator.apply(membership.join(hello.node, message, now))
             case Inspected():
                 membership.hangs.inspected(hello.node, message)
+            case PiecesQuestion(generation=generation, first=first):
+                if membership.seating is not None and membership.seating.opened.generation == generation:
+                    self._send(stream, membership.seating.page(first))
             case (
                 Hello()
                 | LeaderSilence()

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from tessera_api.checkpoint import CheckpointPrefix, part_name
 from tessera_api.exit_codes import ExitCode
 from tessera_api.keys import Keys, Ring, only
-from tessera_api.log import Entry, Open, StoredObject, parse_entry
+from tessera_api.log import Entry, StoredObject, parse_entry
 from tessera_api.messages import (
     FROM_COORDINATOR,
     Assign,
@@ -31,6 +31,7 @@ from tessera_api.messages import (
 from tessera_api.orders import StopRun
 from tessera_api.record import Record
 from tessera_api.run_directory import LOG_PREFIX, RunDirectory
+from tessera_api.seat import Seat
 from tessera_api.stream import MessageStream, StreamClosed
 from tessera_api.wire import Side
 from tessera_coordinator.accounts import Accounts, Past
@@ -210,7 +211,7 @@ class FakePeer:
 
     @classmethod
     async def connect(
-        cls, place: LiveCoordinator, node: str, role: Role = Role.AGENT, holding: Open | None = None, **hello: Any
+        cls, place: LiveCoordinator, node: str, role: Role = Role.AGENT, holding: Seat | None = None, **hello: Any
     ) -> FakePeer:
         """Welcomed."""
         peer = cls(await cls.open(place), node)
@@ -232,9 +233,9 @@ class FakePeer:
             pass
         return message
 
-    async def join(self, sequence: int = 1) -> Open:
+    async def join(self, sequence: int = 1) -> Seat:
         self.say(Join(sequence=sequence, store_port=5000, fingerprint="cpu", processes=FACTS))
-        return (await self.hear(Assign)).open
+        return (await self.hear(Assign)).seat
 
     async def until_closed(self) -> str:
         """Reads until the coordinator ends the stream; says how."""
@@ -245,14 +246,8 @@ class FakePeer:
             return str(closed)
 
 
-def holds(opening: Open) -> Holding:
-    return Holding(
-        term=opening.term,
-        generation=opening.generation,
-        digest=opening.short_hash(),
-        members=opening.members,
-        store=opening.store,
-    )
+def holds(opening: Seat) -> Holding:
+    return Holding(term=opening.term, generation=opening.generation, digest=opening.digest)
 
 
 def tell(story: Coroutine[Any, Any, Value]) -> Value:
@@ -265,13 +260,13 @@ def tell(story: Coroutine[Any, Any, Value]) -> Value:
     return asyncio.run(limited())
 
 
-def stored(opening: Open, rank: int, step: int) -> StoredObject:
+def stored(opening: Seat, rank: int, step: int) -> StoredObject:
     """The object of a rank's share, in the generation's own folder."""
     prefix = CheckpointPrefix(step=step, term=opening.term, generation=opening.generation, nonce=opening.nonce)
-    return StoredObject(name=part_name(prefix, rank, opening.world_size()), size=1, sha256="0" * 64)
+    return StoredObject(name=part_name(prefix, rank, opening.ranks), size=1, sha256="0" * 64)
 
 
-def part(opening: Open, rank: int, step: int) -> Part:
+def part(opening: Seat, rank: int, step: int) -> Part:
     objects = (stored(opening, rank, step),)
     return Part(generation=opening.generation, rank=rank, step=step, position=10 * step, objects=objects)
 
@@ -315,19 +310,19 @@ class LiveNode:
         eventually(lambda: not loop.is_running(), "the link's loop ends")
         loop.close()
 
-    def join(self) -> Open:
+    def join(self) -> Seat:
         """Offers itself and waits for a generation."""
         self.link.leaving()
         held = self.link.next_generation(5000, "cpu")
         assert held is not None
         return held
 
-    def environment(self, opening: Open, rank: int = 0) -> dict[str, str]:
+    def environment(self, opening: Seat, rank: int = 0) -> dict[str, str]:
         """What torchrun and the agent would set for a trainer."""
         return {
             "TESSERA_SOCKET": str(self.lines.path),
             "TESSERA_GENERATION": str(opening.generation),
             "RANK": str(rank),
             "LOCAL_RANK": "0",
-            "WORLD_SIZE": str(opening.world_size()),
+            "WORLD_SIZE": str(opening.ranks),
         }

@@ -13,6 +13,7 @@ from tessera_api.trouble import Trouble, TroubleKind
 from tessera_coordinator.core.effects import Announce, Close, Effect, OpenGeneration, Send
 from tessera_coordinator.core.formation import Wanted
 from tessera_coordinator.core.membership import Membership
+from tessera_coordinator.core.seating import Seating
 from tessera_coordinator.core.silence import Limits
 from tessera_coordinator.core.state import State
 
@@ -91,7 +92,9 @@ class World:
     def receive(self, agent: Agent, message: object) -> None:
         agent.inbox.append(message)
         if isinstance(message, Assign):
-            agent.held, agent.step = message.open, -1
+            assert self.machine.generation is not None
+            assert message.seat == Seating(self.machine.generation).seat(agent.name)
+            agent.held, agent.step = self.machine.generation, -1
             agent.phase, agent.finished = Phase.TRAIN, False
         elif isinstance(message, Inspect) and agent.beats:
             self.beat(agent.name)
@@ -109,14 +112,7 @@ class World:
         holding = None
         if held is not None:
             digest = held.short_hash()
-            holding = Holding(
-                term=held.term,
-                generation=held.generation,
-                digest=digest,
-                members=held.members,
-                store=held.store,
-                finished=agent.finished,
-            )
+            holding = Holding(term=held.term, generation=held.generation, digest=digest, finished=agent.finished)
         lived = self.now - agent.born if agent.born is not None else 0.0
         known = self.now - agent.welcomed if agent.welcomed is not None else 0.0
         agent.welcomed = self.now - known

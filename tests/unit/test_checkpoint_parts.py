@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import pytest
@@ -141,8 +142,27 @@ def test_another_object_under_the_name_is_refused(store: Store) -> None:
 
 
 def test_a_list_without_one_of_the_parts_is_refused(store: Store) -> None:
-    with pytest.raises(ValueError, match=r"there are \[0, 2\] of \[3\]"):
+    with pytest.raises(ValueError, match=r"all its ranks; number 0 of 2 is .*rank-00000-of-00003"):
         loaded([part for part in saved(store, 3) if "rank-00001" not in part.name], store, 1)
+    with pytest.raises(ValueError, match=r"number 0 of 3 is .*rank-00002-of-00003"):
+        loaded(list(reversed(saved(store, 3))), store, 1)
+    with pytest.raises(ValueError, match="there are none"):
+        loaded([], store, 1)
+
+
+def test_only_the_parts_that_are_needed_are_looked_at(store: Store) -> None:
+    class Told(list[StoredObject]):
+        looked: ClassVar[list[int]] = []
+
+        def __getitem__(self, index: Any) -> Any:
+            self.looked.append(index)
+            return super().__getitem__(index)
+
+    target = shards({"weight/embedding": torch.zeros(203, 8)}, 4, 2)
+
+    restore(Told(saved(store, 4)), store, target)
+
+    assert set(Told.looked) == {2}
 
 
 def test_a_checkpoint_of_another_model_is_refused(store: Store) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from tessera_api.exit_codes import ExitCode
 from tessera_api.inspection import Prove
-from tessera_api.log import Commit, End, Open
+from tessera_api.log import Commit, End
 from tessera_api.messages import (
     Ack,
     Assign,
@@ -33,6 +33,7 @@ from tessera_api.messages import (
 )
 from tessera_api.orders import StatusQuestion, StopRun
 from tessera_api.record import Record
+from tessera_api.seat import Seat
 from tests.unit.live_coordinator import FACTS, FakePeer, LiveCoordinator, part, stored, tell
 
 
@@ -41,7 +42,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def steps(opening: Open, *numbers: int, loss: float = 2.5) -> Steps:
+def steps(opening: Seat, *numbers: int, loss: float = 2.5) -> Steps:
     records = tuple(StepRecord(step=step, tokens=step, loss=loss, time=float(step)) for step in numbers)
     return Steps(generation=opening.generation, records=records)
 
@@ -92,7 +93,7 @@ def test_a_step_is_as_old_as_its_node_says_whatever_the_nodes_clock_shows(folder
 def test_a_checkpoint_is_committed_with_its_last_part_and_then_acknowledged(folder: Path) -> None:
     with LiveCoordinator(folder, count=2, least=2) as place:
 
-        async def story() -> Open:
+        async def story() -> Seat:
             one, two = await FakePeer.connect(place, "node-0"), await FakePeer.connect(place, "node-1")
             one.say(Join(sequence=1, store_port=5000, fingerprint="cpu", processes=FACTS))
             opening = await two.join()
@@ -110,7 +111,7 @@ def test_a_checkpoint_is_committed_with_its_last_part_and_then_acknowledged(fold
     assert (commit.step, commit.position, commit.objects, commit.generation) == (5, 50, objects, 1)
 
 
-async def broken(place: LiveCoordinator) -> tuple[FakePeer, FakePeer, Open]:
+async def broken(place: LiveCoordinator) -> tuple[FakePeer, FakePeer, Seat]:
     """A generation of two that is over: the second member has no workers any more, the first is told to stop its."""
     one, two = await FakePeer.connect(place, "node-0"), await FakePeer.connect(place, "node-1")
     one.say(Join(sequence=1, store_port=5000, fingerprint="cpu", processes=FACTS))
@@ -141,7 +142,7 @@ def test_parts_that_are_stored_after_their_generation_is_over_count_for_the_next
             await one.hear(Committed)
             return await taken(one, two)
 
-        resume = tell(story()).open.resume
+        resume = tell(story()).seat.resume
         assert (resume.step if resume else None) == 5
 
 
@@ -285,14 +286,14 @@ def test_trouble_with_the_storage_is_an_event_whoever_meets_it(folder: Path) -> 
 
 
 def test_a_restarted_coordinator_goes_on_with_the_generation_that_runs(folder: Path) -> None:
-    async def first(place: LiveCoordinator) -> Open:
+    async def first(place: LiveCoordinator) -> Seat:
         agent = await FakePeer.connect(place, "node-0")
         opening = await agent.join()
         agent.say(steps(opening, 1), 1)
         await agent.hear(Ack)
         return opening
 
-    async def second(place: LiveCoordinator, opening: Open) -> None:
+    async def second(place: LiveCoordinator, opening: Seat) -> None:
         agent = await FakePeer.connect(place, "node-0", holding=opening, term_seen=1)
         agent.say(steps(opening, 1, 2), 2)
         agent.say(part(opening, 0, 2), 3)

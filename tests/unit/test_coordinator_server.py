@@ -32,8 +32,10 @@ from tessera_api.messages import (
 )
 from tessera_api.orders import Reaped, StatusQuestion, StopRun
 from tessera_api.record import Record
+from tessera_api.seat import Seat
 from tessera_api.stream import StreamClosed
 from tessera_coordinator.client import Address, begin
+from tessera_coordinator.core.seating import Seating
 from tessera_coordinator.server import ACK_SECONDS, TermSeen
 from tessera_trainer.node_link import SILENCE_SECONDS
 from tests.unit.live_coordinator import FACTS, KEY, LIMIT_S, FakePeer, LiveCoordinator, eventually, holds, tell
@@ -44,7 +46,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def steps(opening: Open, *numbers: int, loss: float = 2.5) -> Steps:
+def steps(opening: Seat, *numbers: int, loss: float = 2.5) -> Steps:
     records = tuple(StepRecord(step=step, tokens=step, loss=loss, time=float(step)) for step in numbers)
     return Steps(generation=opening.generation, records=records)
 
@@ -65,7 +67,7 @@ def test_a_node_that_joins_is_assigned_the_generation_that_stands_in_the_log(fol
         claim, opening = place.log()
     assert isinstance(claim, Claim)
     assert isinstance(opening, Open)
-    assert assign == Assign(open=opening, join=3)
+    assert assign == Assign(seat=Seating(opening).seat("node-0"), join=3)
     assert [(member.node, member.processes) for member in opening.members] == [("node-0", 4)]
     assert (opening.store.host, opening.store.port, opening.term) == ("10.0.0.7", 5000, claim.term)
 
@@ -119,17 +121,17 @@ def test_a_proof_is_good_on_its_own_stream_alone(folder: Path) -> None:
 def test_nodes_need_no_control_key(folder: Path) -> None:
     with LiveCoordinator(folder, control=CONTROL) as place:
 
-        async def story() -> Open:
+        async def story() -> Seat:
             return await (await FakePeer.connect(place, "node-0")).join()
 
-        assert tell(story()).names() == ("node-0",)
+        assert tell(story()).nodes == 1
 
 
 @pytest.mark.parametrize("protocol", [PROTOCOL, PROTOCOL - 1])
 def test_this_protocol_and_the_one_before_are_served(folder: Path, protocol: int) -> None:
     with LiveCoordinator(folder) as place:
 
-        async def story() -> Open:
+        async def story() -> Seat:
             return await (await FakePeer.connect(place, "node-0", protocol=protocol)).join()
 
         assert tell(story()).generation == 1
@@ -357,7 +359,7 @@ def test_an_agent_that_returns_with_an_older_generation_is_told_to_start_anew(fo
             opening = await agent.join()
             stream = await FakePeer.open(place)
             late = FakePeer(stream, "node-1")
-            old = opening.model_copy(update={"nonce": "zz"})
+            old = opening.model_copy(update={"digest": "00ff"})
             late.say(Hello(role=Role.AGENT, node="node-1", incarnation="i1", holding=holds(old)))
             return await late.hear(Welcome), await late.hear(Restart)
 

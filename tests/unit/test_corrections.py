@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tessera_api.log import Open, Rewind, Rewound, Skip, Skipped
+from tessera_api.log import Rewind, Rewound, Skip, Skipped
 from tessera_api.messages import Ack, Committed, Restart, RewindRequest, SkipRequest
 from tessera_api.record import Record
+from tessera_api.seat import Seat
 from tests.unit.live_coordinator import FakePeer, LiveCoordinator, part, tell
 
 
@@ -20,7 +21,7 @@ def folder(tmp_path: Path) -> Path:
 def test_training_goes_back_and_leaves_data_out_as_the_log_says(folder: Path) -> None:
     with LiveCoordinator(folder) as place:
 
-        async def story() -> tuple[Restart, Open]:
+        async def story() -> tuple[Restart, Seat]:
             agent = await FakePeer.connect(place, "node-0")
             opening = await agent.join()
             agent.say(part(opening, 0, 5), 1)
@@ -43,7 +44,7 @@ def test_training_goes_back_and_leaves_data_out_as_the_log_says(folder: Path) ->
 def test_training_goes_back_to_the_newest_checkpoint_before_and_the_next_generation_knows_how(folder: Path) -> None:
     with LiveCoordinator(folder) as place:
 
-        async def story() -> Open:
+        async def story() -> Seat:
             agent = await FakePeer.connect(place, "node-0")
             opening = await agent.join()
             for number, step in enumerate((5, 10), 1):
@@ -63,7 +64,7 @@ def test_training_goes_back_to_the_newest_checkpoint_before_and_the_next_generat
 def test_a_rewind_to_the_beginning_needs_no_checkpoint(folder: Path) -> None:
     with LiveCoordinator(folder) as place:
 
-        async def story() -> Open:
+        async def story() -> Seat:
             agent = await FakePeer.connect(place, "node-0")
             opening = await agent.join()
             agent.say(part(opening, 0, 5), 1)

@@ -28,16 +28,19 @@ from tessera_api.journal import (
 )
 from tessera_api.log import (
     ENTRY,
+    MAX_NODES,
     MAX_OBJECTS,
     Claim,
     Commit,
     End,
     Entry,
+    KeeperAddress,
     Member,
     Open,
     ResumePoint,
     Retire,
     Rewind,
+    Rewound,
     Skip,
     Skipped,
     StoreAddress,
@@ -81,6 +84,7 @@ from tessera_api.messages import (
 )
 from tessera_api.orders import Place, Places, Reaped, Size, StatusQuestion, StopRun, WarnedNode, Warnings
 from tessera_api.record import Record
+from tessera_api.seat import PAGE, Beginning, Holder, Piece, Pieces, PiecesQuestion, Seat
 from tessera_api.trouble import Trouble, TroubleKind
 from tessera_api.wire import FRAME_LIMITS, HEADER_BYTES, NONCE_BYTES, Channel, Envelope, Side
 
@@ -103,7 +107,22 @@ OPEN = Open(
     reason="first",
     time=1.5,
 )
-HOLDING = Holding(term=1, generation=2, digest="00ff", members=MEMBERS, store=STORE, collective_error=True)
+HOLDING = Holding(term=1, generation=2, digest="00ff", collective_error=True)
+PIECE = Piece(object=OBJECT, holder=Holder(node="node-1", host="10.0.0.2", port=7000))
+SEAT = Seat(
+    term=1,
+    generation=2,
+    digest="00ff",
+    nonce="ab",
+    place=1,
+    nodes=2,
+    ranks=3,
+    store=STORE,
+    neighbour=KeeperAddress(host="10.0.0.1", port=7000),
+    resume=Beginning(step=5, position=320, pieces=9, in_memory=True, folder="a", first=4, given=(PIECE,)),
+    skips=(Skipped(first=3, last=9),),
+    rewinds=(Rewound(to_step=5, from_step=9, slower=True),),
+)
 MANY = {str(number): 1.0 for number in range(MAX_NUMBERS + 1)}
 FACTS = Processes(agent_pid=10, worker_pids=(11, 12), sessions=(10, 11))
 
@@ -124,7 +143,7 @@ MESSAGES: list[FromAgent | FromCoordinator] = [
     Reaped(node="node-0", agent_pid=10, code=-9),
     StatusQuestion(),
     Welcome(run="tiny", term=1),
-    Assign(open=OPEN, join=2),
+    Assign(seat=SEAT, join=2),
     Restart(generation=2, reason="node-1 is lost"),
     StopOrder(generation=2, reason="growth", deadline_seconds=60),
     Committed(generation=2, step=5),
@@ -141,6 +160,8 @@ MESSAGES: list[FromAgent | FromCoordinator] = [
     Inspected(generation=2, ranks=(RankSeen(rank=1, state="stopped", at="loop.py:7 train"),)),
     Places(places=(Place(node="node-0", at="rack-7"),)),
     Warnings(nodes=(WarnedNode(node="node-0", reason="a taint", within_seconds=120, sick=True),)),
+    PiecesQuestion(generation=2, first=256),
+    Pieces(generation=2, first=256, pieces=(PIECE, Piece(object=OBJECT))),
 ]
 ENTRIES: list[Entry] = [
     Claim(term=1, holder="here", time=1.0),
@@ -264,7 +285,7 @@ def test_a_generation_knows_its_world() -> None:
         (MESSAGES[21], {"exit_code": 256}, "exit_code"),
         (MESSAGES[24], {"seconds": -1}, "seconds"),
         (MESSAGES[26], {"count": 0}, "count"),
-        (MESSAGES[26], {"leaving": ["n"] * 4097}, "leaving"),
+        (MESSAGES[26], {"leaving": ["n"] * (MAX_NODES + 1)}, "leaving"),
     ],
 )
 def test_what_is_out_of_bounds_is_refused_by_field(
@@ -280,16 +301,15 @@ def test_a_message_without_a_known_kind_is_refused() -> None:
         FROM_AGENT.validate_python({"kind": "tea"})
 
 
-def test_the_resume_point_of_the_largest_world_fits_into_a_frame() -> None:
+def test_what_a_node_is_told_of_the_largest_world_fits_into_a_frame() -> None:
     prefix = CheckpointPrefix(step=10**7, term=999, generation=99999, nonce="a" * 8)
-    objects = tuple(
-        StoredObject(name=part_name(prefix, rank, MAX_OBJECTS), size=2**40, sha256=SHA) for rank in range(MAX_OBJECTS)
-    )
-    opening = OPEN.model_copy(update={"resume": ResumePoint(step=10**7, position=2**60, objects=objects)})
+    stored = StoredObject(name=part_name(prefix, MAX_OBJECTS - 1, MAX_OBJECTS), size=2**40, sha256=SHA)
+    piece = Piece(object=stored, holder=Holder(node="n" * 63, host="h" * 253, port=65535))
+    page = Pieces(generation=99999, first=MAX_OBJECTS - 1, pieces=(piece,) * PAGE)
 
-    frame = json.dumps(Assign(open=opening, join=1).model_dump(mode="json"), separators=(",", ":"))
+    frame = json.dumps(page.model_dump(mode="json"), separators=(",", ":"))
 
-    assert len(frame) < FRAME_LIMITS[Side.SERVER] - 1000
+    assert len(frame) < FRAME_LIMITS[Side.SERVER] / 10
 
 
 def test_a_parts_name_says_whose_it_is() -> None:

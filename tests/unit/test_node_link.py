@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tessera_api.exit_codes import ExitCode
-from tessera_api.log import Commit, Member, Open, StoreAddress
+from tessera_api.log import Commit, Open, StoreAddress
 from tessera_api.messages import (
     FROM_AGENT,
     Ack,
@@ -34,8 +34,10 @@ from tessera_api.messages import (
     Welcome,
 )
 from tessera_api.record import Record
+from tessera_api.seat import Seat
 from tessera_api.stream import MessageStream
 from tessera_api.wire import Side
+from tessera_coordinator.core.seating import Seating
 from tessera_trainer.identity import Identity
 from tessera_trainer.node_link import NodeLink, RunClosed
 from tessera_trainer.rendezvous import ExitBarrier
@@ -50,13 +52,8 @@ from tests.unit.live_coordinator import (
     tell,
 )
 
-OPEN = Open(
-    term=3,
-    generation=4,
-    members=(Member(node="node-0", incarnation="i1", processes=1),),
-    store=StoreAddress(host="h", port=1),
-    nonce="ab",
-    time=0.0,
+SEAT = Seat(
+    term=3, generation=4, digest="00ff", nonce="ab", place=0, nodes=1, ranks=1, store=StoreAddress(host="h", port=1)
 )
 
 
@@ -122,7 +119,7 @@ def test_a_node_gets_its_generation_from_a_real_coordinator(tmp_path: Path) -> N
     with LiveCoordinator(tmp_path) as place, LiveNode(place, "node-0", tmp_path) as node:
         opening = node.join()
 
-        assert (opening, node.link.open) == (place.entry(Open), opening)
+        assert (opening, node.link.open) == (Seating(place.entry(Open)).seat("node-0"), opening)
         assert node.link.restart_wanted() is None
 
 
@@ -149,14 +146,14 @@ def test_an_offer_stands_on_every_new_stream_until_it_is_answered() -> None:
         stream.close()
         stream, again = await script.stream()
         assert await heard(stream, Join) == first
-        stream.send(Assign(open=OPEN, join=99))
-        stream.send(Assign(open=OPEN, join=1))
-        assert await waiting == OPEN
+        stream.send(Assign(seat=SEAT, join=99))
+        stream.send(Assign(seat=SEAT, join=1))
+        assert await waiting == SEAT
         stream.close()
         _, holding = await script.stream()
         assert (hello.holding, again.holding) == (None, None)
         assert holding.holding is not None
-        assert (holding.holding.generation, holding.holding.digest) == (4, OPEN.short_hash())
+        assert (holding.holding.generation, holding.holding.digest) == (4, SEAT.digest)
         assert (hello.term_seen, again.term_seen, holding.role) == (0, 3, Role.AGENT)
 
     scripted(story)
@@ -171,8 +168,8 @@ def test_a_coordinator_of_an_older_term_is_not_obeyed() -> None:
         await script.stream(term=4)
         stream, hello = await script.stream(term=5)
         await heard(stream, Join)
-        stream.send(Assign(open=OPEN, join=1))
-        assert (await waiting, hello.term_seen) == (OPEN, 5)
+        stream.send(Assign(seat=SEAT, join=1))
+        assert (await waiting, hello.term_seen) == (SEAT, 5)
 
     scripted(story)
 
@@ -181,8 +178,8 @@ async def _assigned(script: Script, link: NodeLink) -> MessageStream:
     waiting = asyncio.create_task(asyncio.to_thread(link.next_generation, 5000, "cpu"))
     stream, _ = await script.stream()
     await heard(stream, Join)
-    stream.send(Assign(open=OPEN, join=1))
-    assert await waiting == OPEN
+    stream.send(Assign(seat=SEAT, join=1))
+    assert await waiting == SEAT
     return stream
 
 
@@ -349,7 +346,7 @@ def test_a_part_reaches_the_log_through_a_restart_of_the_coordinator(tmp_path: P
     async def story(script: Script, link: NodeLink) -> None:
         stream = await _assigned(script, link)
         stream.close()
-        said = part(OPEN, 0, 5)
+        said = part(SEAT, 0, 5)
         link.report(said)
         stream, _ = await script.stream()
         assert (await heard(stream, Part))[1] == said
@@ -381,17 +378,18 @@ def test_two_nodes_make_one_generation_and_both_commit(tmp_path: Path) -> None:
         LiveNode(place, "node-0", tmp_path) as one,
         LiveNode(place, "node-1", tmp_path) as two,
     ):
-        got: list[Open] = []
+        got: list[Seat] = []
         other = threading.Thread(target=lambda: got.append(two.join()))
         other.start()
         opening = one.join()
         other.join(LIMIT_S)
 
         for node in (one, two):
-            rank = opening.names().index(node.link.node_name)
-            node.link.report(part(opening, rank, 5))
+            assert node.link.open is not None
+            node.link.report(part(opening, node.link.open.place, 5))
 
-        assert got == [opening]
+        assert [{seat.place, opening.place} for seat in got] == [{0, 1}]
+        assert [seat.digest for seat in got] == [opening.digest]
         assert len(place.entry(Commit).objects) == 2
         for node in (one, two):
             eventually(lambda node=node: not node.link._outbox.unsafe(), "parts are forgotten")  # type: ignore[misc]

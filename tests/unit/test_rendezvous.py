@@ -9,8 +9,8 @@ import pytest
 
 from tessera_api.exit_codes import ExitCode
 from tessera_api.kept_part import Keeps
-from tessera_api.log import Open
 from tessera_api.messages import StepRecord, VerdictWord
+from tessera_api.seat import Seat
 from tessera_api.trouble import Trouble, TroubleKind
 from tessera_trainer.rendezvous import ExitBarrier, TesseraRendezvous
 from tests.unit.live_coordinator import LiveCoordinator, LiveNode, eventually
@@ -35,13 +35,13 @@ class Place:
         self.asked.append("prove in full" if in_full else "prove")
         return "cpu"
 
-    def explain(self, generation: Open) -> None:
+    def explain(self, generation: Seat) -> None:
         self.asked.append(f"explain {generation.generation}")
 
     def keeps(self) -> Keeps:
         return Keeps(7000, ())
 
-    def prepare_workers(self, generation: Open) -> None:
+    def prepare_workers(self, generation: Seat) -> None:
         self.asked.append(f"prepare {generation.generation}")
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tessera_api.exit_codes import ExitCode
 from tessera_api.log import Member, Open, StoreAddress
 from tessera_api.messages import Join, Processes, StopOrder
-from tessera_coordinator.core.effects import Close, OpenGeneration
+from tessera_coordinator.core.effects import Close, OpenGeneration, Send
 from tessera_coordinator.core.formation import Plan, Wanted, change, draft
 from tessera_coordinator.core.nodes import Node
 from tessera_coordinator.core.parking import Parking
@@ -343,12 +343,13 @@ def test_an_order_is_obeyed_once_the_step_that_they_parked_at_is_committed() -> 
 
 def test_the_order_is_told_with_the_time_that_is_left() -> None:
     parking = Parking()
-    assert parking.message(3, NOW) is None
+    assert parking.orders(before(0, 1), ("a",), NOW) == []
 
     parking.change("growth", 60, NOW)
 
-    assert parking.message(3, NOW + 20) == StopOrder(generation=3, reason="growth", deadline_seconds=40)
-    assert parking.message(3, NOW + 90) == StopOrder(generation=3, reason="growth", deadline_seconds=0)
+    for later, left in ((20, 40), (90, 0)):
+        order = StopOrder(generation=4, reason="growth", deadline_seconds=left)
+        assert parking.orders(before(0, 1), ("a", "b"), NOW + later) == [Send("a", order), Send("b", order)]
 
 
 def test_no_more_time_is_told_than_was_given_however_the_clock_rounds() -> None:
@@ -358,7 +359,8 @@ def test_no_more_time_is_told_than_was_given_however_the_clock_rounds() -> None:
 
     parking.stop("Ctrl-C", 30, clock)
 
-    assert parking.message(3, clock) == StopOrder(generation=3, reason="Ctrl-C", deadline_seconds=30)
+    order = StopOrder(generation=4, reason="Ctrl-C", deadline_seconds=30)
+    assert parking.orders(before(0, 1), ("a",), clock) == [Send("a", order)]
 
 
 def test_a_new_generation_has_grown_but_still_stops() -> None:

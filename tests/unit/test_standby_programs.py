@@ -26,6 +26,7 @@ from tessera_api.log import Claim, End, Entry, Open, parse_entry
 from tessera_api.messages import StatusAnswer, StepRecord, Steps
 from tessera_api.orders import Size, StopRun
 from tessera_api.run_directory import LOG_PREFIX, RunDirectory
+from tessera_api.seat import Seat
 from tessera_api.training_run_status import RunPhase, TrainingRunStatus
 from tessera_coordinator.client import Address, ControllerClient
 from tessera_coordinator.core.succession import SILENCE_SECONDS
@@ -155,7 +156,7 @@ def test_one_leads_and_the_operator_hears_that_the_other_is_there(tmp_path: Path
 def test_who_leads_and_how_the_run_fares_is_shown_to_prometheus(tmp_path: Path) -> None:
     run = "{'run': 'gpt'}"
 
-    def steps(opening: Open) -> Steps:
+    def steps(opening: Seat) -> Steps:
         numbers = {"seconds": 0.3, "grad_norm": 1.5, "lr": 1e-3, "tokens_per_second": 5e4}
         record = StepRecord(step=7, tokens=7168, loss=2.5, time=time.time(), numbers=numbers)
         return Steps(generation=opening.generation, records=(record,), sent=time.time())
@@ -192,13 +193,13 @@ def test_when_the_leader_is_gone_the_other_leads_and_the_generation_goes_on(tmp_
         assert said.coordinators == ("gpt-c1",)
         assert node.link.open == opening
         assert node.link.restart_wanted() is None
-        assert pair.opened() == [opening]
+        assert [opened.short_hash() for opened in pair.opened()] == [opening.digest]
 
 
 def test_no_step_is_lost_with_a_leader_whose_host_is_gone(tmp_path: Path) -> None:
     """It had taken them in, and its disk goes with it: the nodes say them again to whoever leads next."""
 
-    def steps(opening: Open, number: int) -> Steps:
+    def steps(opening: Seat, number: int) -> Steps:
         record = StepRecord(step=number, tokens=number, loss=2.5, time=time.time())
         return Steps(generation=opening.generation, records=(record,), sent=time.time())
 
@@ -232,7 +233,7 @@ def test_a_leader_that_is_restarted_at_once_leads_on(tmp_path: Path) -> None:
         pair.wait("it leads again", lambda: pair.leaders() == ["c0", "c0"])
         said = pair.answer(lambda answer: answer.active == ("node-0",) and len(answer.coordinators) > 1)
         assert said.coordinators == ("gpt-c0", "gpt-c1")
-        assert pair.opened() == [opening]
+        assert [opened.short_hash() for opened in pair.opened()] == [opening.digest]
 
 
 def test_a_leader_that_was_paused_finds_another_in_its_place_and_ends_itself(tmp_path: Path) -> None:
@@ -248,7 +249,7 @@ def test_a_leader_that_was_paused_finds_another_in_its_place_and_ends_itself(tmp
         assert paused.wait(LIMIT_S) == ExitCode.SUPERSEDED
         pair.start("c0")
         assert pair.answer(lambda answer: len(answer.coordinators) > 1).coordinators == ("gpt-c1", "gpt-c0")
-        assert pair.opened() == [opening]
+        assert [opened.short_hash() for opened in pair.opened()] == [opening.digest]
         assert pair.leaders() == ["c0", "c1"]
 
 
@@ -269,7 +270,8 @@ def test_the_second_leads_a_run_whose_first_never_came(tmp_path: Path) -> None:
     try:
         pair.start("c1")
         with LiveNode(pair.ports, "node-0", tmp_path, KEYS) as node:
-            assert node.join().names() == ("node-0",)
+            seat = node.join()
+            assert (seat.place, seat.nodes) == (0, 1)
         assert pair.leaders() == ["c1"]
     finally:
         pair.kill("c1")

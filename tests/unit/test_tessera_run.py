@@ -10,15 +10,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import tessera_run
 import tessera_run.run
-from tessera_api.log import Commit, Open
-from tessera_run import NotCommitted, Part, Resume, Run, Span, connect
+from tessera_api.log import Commit
+from tessera_api.seat import Seat
+from tessera_coordinator.core.seating import Seating
+from tessera_run import NotCommitted, Part, Run, Span, connect
 from tests.unit.live_coordinator import LIMIT_S, LiveCoordinator, LiveNode, eventually, stored
 
 GLOO_CLOSED = (
@@ -32,7 +35,7 @@ class Place:
 
     def __init__(self, coordinator: LiveCoordinator, node: LiveNode) -> None:
         self.coordinator, self.node = coordinator, node
-        self.opening: Open = node.join()
+        self.opening: Seat = node.join()
 
     def connect(self, rank: int = 0) -> Run:
         return connect(self.node.environment(self.opening, rank))
@@ -172,7 +175,9 @@ def test_a_checkpoint_is_resumed_from_by_the_next_generation(place: Place) -> No
     place.opening = place.node.join()
 
     with place.connect() as run:
-        assert run.resume() == Resume(5, 50, parts)
+        resume = run.resume()
+        assert resume is not None
+        assert (resume.step, resume.position, tuple(resume.objects), resume.holders) == (5, 50, parts, ())
         assert (run.generation, run.skips, run.committed_step) == (2, (Span(60, 70),), 5)
         run.wait_committed(5, 0.0)
 
@@ -353,3 +358,32 @@ def test_an_agent_that_does_not_read_never_holds_up_a_step(tmp_path: Path, monke
     assert run.dropped > 0
     assert told + run.dropped == 20_000
     assert slowest < 5.0
+
+
+def test_parts_that_did_not_come_with_the_seat_are_asked_for(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    with place.connect() as run:
+        run.commit(5, 50, place.parts(5))
+        run.wait_committed(5, LIMIT_S)
+        run.rewind(Span(5, 7), "spike")
+        eventually(place.node.link.restart_wanted, "the generation ends")
+    parts = place.parts(5)
+    monkeypatch.setattr(Seating, "_beginning", without_parts(Seating._beginning))
+    place.opening = place.node.join()
+
+    with place.connect() as run:
+        resume = run.resume()
+        assert resume is not None
+        assert list(resume.objects) == parts
+        assert resume.objects[-1] == resume.objects[0:1][0] == parts[-1]
+        with pytest.raises(IndexError):
+            resume.objects[len(parts)]
+
+
+def without_parts(beginning: Callable[[Any, int], Any]) -> Callable[[Any, int], Any]:
+    """As a seat of a world of thousands, for ranks that had no part."""
+
+    def told(self: Any, place: int) -> Any:
+        begun = beginning(self, place)
+        return begun.model_copy(update={"given": ()}) if begun is not None else None
+
+    return told

@@ -49,7 +49,8 @@ async def _joins(port: int, held: Ring) -> FakePeer:
 
 def test_a_node_trains_under_a_certificate_that_it_holds(tmp_path: Path, coordinators: Ring, nodes: Ring) -> None:
     with LiveCoordinator(tmp_path, ring=coordinators) as place, LiveNode(place, "node-0", tmp_path, nodes) as node:
-        assert node.join().names() == ("node-0",)
+        seat = node.join()
+        assert (seat.place, seat.nodes) == (0, 1)
 
 
 def test_the_operator_speaks_to_a_run_with_what_it_derives(tmp_path: Path, coordinators: Ring) -> None:

@@ -15,7 +15,8 @@ Tessera around it every call is a no-op, so that the same script runs alone.
 """
 
 from tessera_run.failure import is_collective_error, place_of
-from tessera_run.run import Holder, NotCommitted, Part, Resume, Rewound, Run, Span, Stop, connect
+from tessera_run.resume import Holder, Part, Resume
+from tessera_run.run import NotCommitted, Rewound, Run, Span, Stop, connect
 
 __all__ = [
     "Holder",

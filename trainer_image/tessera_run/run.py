@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 from tessera_run.failure import is_collective_error, is_storage_error, place_of
+from tessera_run.resume import Part, Resume, resume_of
 
 STACK_SIGNAL = signal.SIGRTMIN + 7
 """Answered with the stacks of all threads on standard error, by a program that has connected; no program of one's own
@@ -40,15 +41,6 @@ MAX_NAME = 40
 
 
 @dataclass(frozen=True)
-class Part:
-    """An object that this rank has stored."""
-
-    name: str
-    size: int
-    sha256: str
-
-
-@dataclass(frozen=True)
 class Span:
     """Positions [first, last) of the data order."""
 
@@ -63,26 +55,6 @@ class Rewound:
     to_step: int
     from_step: int
     slower: bool
-
-
-@dataclass(frozen=True)
-class Holder:
-    """A node that holds a part in memory, and where it is read."""
-
-    node: str
-    host: str
-    port: int
-
-
-@dataclass(frozen=True)
-class Resume:
-    """Where every rank of this generation starts: a committed checkpoint, or a snapshot that nodes hold in memory."""
-
-    step: int
-    position: int
-    objects: tuple[Part, ...]
-    holders: tuple[Holder, ...] = ()
-    """Of each object, in order; empty where they are in the storage."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +85,7 @@ class Run:
         self.skips = tuple(Span(**span) for span in welcome["skips"])
         self.rewinds = tuple(Rewound(**rewound) for rewound in welcome.get("rewinds", ()))
         """How the run went back before, oldest first."""
-        self._resume = _resume(welcome["resume"])
+        self._resume, self._pieces = resume_of(welcome["resume"], self._ask)
         self._stop: Stop | None = None
         self._drilled = ""
         self._committed = threading.Condition()
@@ -286,6 +258,10 @@ class Run:
         except queue.Full:
             self.dropped += 1
 
+    def _ask(self, number: int) -> None:
+        """For objects of the point to begin from."""
+        self._say({"do": "pieces", "first": number}, must=True)
+
     def _write(self) -> None:
         assert self._line is not None
         try:
@@ -321,6 +297,8 @@ class Run:
             self._drilled = str(document["drill"])
             if document["drill"] == "lock-hog":
                 pow(7, 10**9)  # one operation of C, which never lets go of the lock
+        if document.get("pieces") is not None:
+            self._pieces.told(int(document["first"]), document["pieces"])
         step = document.get("committed")
         if step is not None:
             with self._committed:
@@ -374,14 +352,6 @@ def _first_line(line: socket.socket) -> bytes:
 def _numbers(numbers: dict[str, float]) -> dict[str, float]:
     """What a report has room for."""
     return {name[:MAX_NAME]: float(number) for name, number in list(numbers.items())[:MAX_NUMBERS]}
-
-
-def _resume(document: dict[str, Any] | None) -> Resume | None:
-    if document is None:
-        return None
-    parts = tuple(Part(item["name"], item["size"], item["sha256"]) for item in document["objects"])
-    holders = tuple(Holder(**holder) for holder in document.get("holders", ()))
-    return Resume(int(document["step"]), int(document["position"]), parts, holders)
 
 
 def _wait_for_the_end() -> NoReturn:

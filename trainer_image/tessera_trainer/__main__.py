@@ -13,7 +13,6 @@ from pathlib import Path
 import tessera_run
 from tessera_api.exit_codes import ExitCode
 from tessera_api.keys import ring_of
-from tessera_api.log import StoredObject
 from tessera_api.resolved_run import ResolvedRun, read_resolved_run
 from tessera_api.run_directory import RunDirectory
 from tessera_keeper.line import VARIABLE as KEEPER
@@ -65,8 +64,7 @@ def _source(
     """Where the point to begin from is read: the storage, or the memory of the run's nodes."""
     if resume is None or not resume.holders:
         return open_store(resolved.storage)
-    objects = [StoredObject(name=part.name, size=part.size, sha256=part.sha256) for part in resume.objects]
-    return KeptParts(objects, resume.holders, os.environ["TESSERA_NODE"], keeper, ring_of(directory))
+    return KeptParts(resume.objects, resume.holders, os.environ["TESSERA_NODE"], keeper, ring_of(directory))
 
 
 def _conclude(run: tessera_run.Run, resolved: ResolvedRun, parts: Parts, directory: RunDirectory) -> None:

@@ -25,10 +25,10 @@ from tessera_api.exit_codes import ExitCode
 from tessera_api.inspection import RankSeen
 from tessera_api.kept_part import Keeps
 from tessera_api.keys import ring_of
-from tessera_api.log import Open
 from tessera_api.messages import Leave, Processes
 from tessera_api.resolved_run import ResolvedRun, read_resolved_run
 from tessera_api.run_directory import RunDirectory
+from tessera_api.seat import Seat
 from tessera_api.trouble import Trouble, TroubleKind
 from tessera_keeper.line import VARIABLE as KEEPER
 from tessera_run.run import SOCKET_VARIABLE
@@ -181,7 +181,7 @@ class RunningNode:
         sys.stderr.flush()
         os._exit(ExitCode.UNFIT)
 
-    def explain(self, generation: Open) -> None:
+    def explain(self, generation: Seat) -> None:
         """See `rendezvous.Node`: from the logs of this node's ranks."""
         number = generation.generation
         troubled, killed = self._lines.troubled(number, HEARD_SECONDS), self._memory.killed()
@@ -223,9 +223,9 @@ class RunningNode:
         log = partial(self._directory.rank_log, self.link.node_name, held.generation)
         return inspect({rank: Trainer(pid, log(rank)) for rank, pid in self._lines.trainers().items()})
 
-    def prepare_workers(self, generation: Open) -> None:
+    def prepare_workers(self, generation: Seat) -> None:
         """See `rendezvous.Node`: torchrun's workers inherit this process's environment."""
-        self._keeper.begin(generation, self.link.node_name)
+        self._keeper.begin(generation)
         os.environ["TESSERA_GENERATION"] = str(generation.generation)
         # The client puts its own rank in place of {rank}.
         log = self._directory.rank_log(self.link.node_name, generation.generation, 0).with_name("rank-{rank}.log")

@@ -14,10 +14,9 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from tessera_api.checkpoint import parse_prefix
 from tessera_api.kept_part import MAX_KEPT, KeptPart
-from tessera_api.log import Open
 from tessera_api.messages import Part
+from tessera_api.seat import Seat
 from tessera_keeper.line import DocumentLine
 
 logger = logging.getLogger(__name__)
@@ -86,14 +85,12 @@ class KeeperProcess:
             heard = self._change.wait_for(lambda: self._answer[0] == number, ANSWER_SECONDS)
             return self._answer[1][:MAX_KEPT] if heard else ()
 
-    def begin(self, generation: Open, node: str) -> None:
-        """A generation begins: what it does not begin from is no longer wanted, and copies go to `neighbour_of`."""
-        address = neighbour_of(generation, node)
-        resume = generation.resume
-        prefix = parse_prefix(resume.objects[0].name) if resume is not None and resume.objects else None
-        folder = str(prefix) if prefix is not None else ""
-        begun = {"folder": folder, "generation": generation.generation}
-        self._say({"do": "begin", **begun, "neighbour": list(address) if address else None})
+    def begin(self, seat: Seat) -> None:
+        """A generation begins: what it does not begin from is no longer wanted, and copies go to the seat's
+        neighbour."""
+        address = seat.neighbour
+        begun = {"folder": seat.resume.folder if seat.resume else "", "generation": seat.generation}
+        self._say({"do": "begin", **begun, "neighbour": [address.host, address.port] if address else None})
 
     def _alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
@@ -125,12 +122,3 @@ class KeeperProcess:
         line.close()
         with self._change:
             self._change.notify_all()
-
-
-def neighbour_of(generation: Open, node: str) -> tuple[str, int] | None:
-    """The keeper that holds this node's copies: that of the member half a round away, which is the least likely to be
-    near (members are in order of place) and to go with it. None where there is no other, or one has no keeper."""
-    names = generation.names()
-    keepers = [member.keeper for member in generation.members]
-    at = keepers[(names.index(node) + max(1, len(names) // 2)) % len(names)]
-    return (at.host, at.port) if at is not None and len(names) > 1 else None

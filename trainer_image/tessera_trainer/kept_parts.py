@@ -8,15 +8,15 @@ coordinator is about to find the node lost, and then another point to begin from
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from tessera_api.keys import Ring
-from tessera_api.log import StoredObject
 from tessera_keeper.line import KeeperGone
 from tessera_keeper.peer_stream import PeerLost
 from tessera_keeper.peers import Address, read_from
 from tessera_run import Holder
+from tessera_trainer.restore import Sealed, rank_of
 
 
 class HolderLost(ConnectionError):
@@ -35,26 +35,25 @@ class KeptParts:
 
     def __init__(
         self,
-        objects: Sequence[StoredObject],
+        objects: Sequence[Sealed],
         holders: Sequence[Holder],
         node: str,
         local: LocalParts,
         ring: Ring,
         read: Callable[[Address, Ring, str, int, int], bytearray] = read_from,
     ) -> None:
-        self._sizes: Mapping[str, int] = {stored.name: stored.size for stored in objects}
-        self._holders = {stored.name: holder for stored, holder in zip(objects, holders, strict=True)}
+        self._objects, self._holders = objects, holders
         self._node, self._local, self._ring, self._read = node, local, ring, read
         self._mapped: dict[str, mmap.mmap] = {}
 
     def size(self, name: str) -> int:
         """As its holder said."""
-        return self._sizes[name]
+        return self._objects[rank_of(name)].size
 
     def get_range(self, name: str, start: int, length: int) -> bytes:
         """Bytes [start, start + length). Raises HolderLost."""
-        holder = self._holders[name]
-        length = min(length, self._sizes[name] - start)
+        holder = self._holders[rank_of(name)]
+        length = min(length, self.size(name) - start)
         try:
             if holder.node != self._node:
                 return bytes(self._read((holder.host, holder.port), self._ring, name, start, length))

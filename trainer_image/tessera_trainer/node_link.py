@@ -18,7 +18,6 @@ from tessera_api.exit_codes import ExitCode
 from tessera_api.inspection import Inspect, Inspected, Prove, RankSeen
 from tessera_api.kept_part import NOTHING, Keeps
 from tessera_api.keys import Ring
-from tessera_api.log import Open
 from tessera_api.messages import (
     BEAT_SECONDS,
     Ack,
@@ -45,10 +44,12 @@ from tessera_api.messages import (
     understood,
 )
 from tessera_api.record import Record
+from tessera_api.seat import Pieces, Seat
 from tessera_api.stream import MessageStream, StreamClosed
 from tessera_trainer.identity import Identity
 from tessera_trainer.leader_search import CONNECT_SECONDS, RETRY_SECONDS, Endpoint, LeaderSearch
 from tessera_trainer.outbox import Outbox, as_sent
+from tessera_trainer.pieces_asked import PiecesAsked
 from tessera_trainer.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -84,8 +85,8 @@ class NodeLink:
         self._stream: MessageStream | None = None
         self._outbox = Outbox()
         self._term, self._welcomed = 0, None  # type: tuple[int, float | None]
-        self._open: Open | None = None
-        self._digest = ""
+        self._open: Seat | None = None
+        self.pieces = PiecesAsked(self._send)
         self._left: Holding | None = None
         self._join: Join | None = None
         self._offers = 0
@@ -109,7 +110,7 @@ class NodeLink:
         """Begin to look for the coordinator, for ever."""
         self._thread.start()
 
-    def next_generation(self, store_port: int, fingerprint: str, keeps: Keeps = NOTHING) -> Open | None:
+    def next_generation(self, store_port: int, fingerprint: str, keeps: Keeps = NOTHING) -> Seat | None:
         """Offer this node and wait, without limit, until it is given a generation. None: it has to prove itself in full
         before it is offered anew. Raises RunClosed."""
         self.loop.call_soon_threadsafe(self._offer, store_port, fingerprint, keeps)
@@ -185,7 +186,7 @@ class NodeLink:
     # ---- for the trainers' lines (on the loop) ---------------------------------------------------------------------
 
     @property
-    def open(self) -> Open | None:
+    def open(self) -> Seat | None:
         """The generation that this node runs."""
         return self._open
 
@@ -249,9 +250,7 @@ class NodeLink:
         return Holding(
             term=held.term,
             generation=held.generation,
-            digest=self._digest,
-            members=held.members,
-            store=held.store,
+            digest=held.digest,
             collective_error=self._collective_error,
             finished=self._finished,
         )
@@ -307,6 +306,7 @@ class NodeLink:
         self._send_beat(anew=True)
         if self._join is not None:
             self._send(self._join)
+        self.pieces.again()
         for number, report in self._outbox.unsafe():
             self._send(report, number)
         while True:
@@ -334,6 +334,8 @@ class NodeLink:
                 self._outbox.acknowledged(number)
             case Assign():
                 self._assigned(message)
+            case Pieces():
+                self.pieces.heard(message)
             case Restart(generation=generation, reason=reason):
                 if self._open is not None and self._open.generation == generation:
                     self._wake(restart=reason)
@@ -367,10 +369,9 @@ class NodeLink:
     def _assigned(self, assign: Assign) -> None:
         if self._join is None or assign.join != self._join.sequence:
             return
-        self._outbox.generation_began(assign.open.generation)
-        self._digest = assign.open.short_hash()
+        self._outbox.generation_began(assign.seat.generation)
         with self._change:
-            self._open, self._join, self._stop = assign.open, None, None
+            self._open, self._join, self._stop = assign.seat, None, None
             self._change.notify_all()
 
     def _withdraw(self, sequence: int, reason: str) -> None:

@@ -25,8 +25,8 @@ from torch.distributed.elastic.rendezvous.api import (
 
 from tessera_api.exit_codes import ExitCode
 from tessera_api.kept_part import Keeps
-from tessera_api.log import Open
 from tessera_api.messages import VerdictWord
+from tessera_api.seat import Seat
 from tessera_trainer.node_link import NodeLink, RunClosed
 
 logger = logging.getLogger(__name__)
@@ -54,10 +54,10 @@ class Node(Protocol):
     def keeps(self) -> Keeps:
         """What this node holds in memory."""
 
-    def explain(self, generation: Open) -> None:
+    def explain(self, generation: Seat) -> None:
         """The workers ended, and nobody had said that they should: report why, if they have not done so."""
 
-    def prepare_workers(self, generation: Open) -> None:
+    def prepare_workers(self, generation: Seat) -> None:
         """Set what the workers of this generation inherit."""
 
 
@@ -107,7 +107,7 @@ class TesseraRendezvous(RendezvousHandler):
     def __init__(self, node: Node, run: str) -> None:
         self._node, self._run = node, run
         self._server: TCPStore | None = None
-        self._generation: Open | None = None
+        self._generation: Seat | None = None
         self._told: str | None = None
 
     def get_backend(self) -> str:
@@ -156,16 +156,15 @@ class TesseraRendezvous(RendezvousHandler):
             logger.info("handed over: this node ends")
             raise SystemExit(ExitCode.STOPPED)
         server, held = self._offered()
-        rank = held.names().index(self._node_name)
         self._generation = held
-        self._server = server if rank == 0 else None
+        self._server = server if held.place == 0 else None
         self._node.prepare_workers(held)
         barrier: Any = ExitBarrier(self._report_finished, self._node.link.verdict)
         address = RendezvousStoreInfo(held.store.host, held.store.port)
-        logger.info("generation %d: node %d of %d", held.generation, rank, len(held.members))
-        return RendezvousInfo(barrier, rank, len(held.members), address)
+        logger.info("generation %d: node %d of %d", held.generation, held.place, held.nodes)
+        return RendezvousInfo(barrier, held.place, held.nodes, address)
 
-    def _offered(self) -> tuple[TCPStore, Open]:
+    def _offered(self) -> tuple[TCPStore, Seat]:
         """Prove the node and offer it until it is taken. Raises SystemExit."""
         in_full = False
         while True:
@@ -180,10 +179,6 @@ class TesseraRendezvous(RendezvousHandler):
             if held is not None:
                 return server, held
             in_full = True
-
-    @property
-    def _node_name(self) -> str:
-        return self._node.link.node_name
 
     def _report_finished(self) -> None:
         assert self._generation is not None

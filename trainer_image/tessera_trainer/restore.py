@@ -26,7 +26,7 @@ from tessera_keeper.part_file import (
     decode_header,
     header_length,
 )
-from tessera_trainer.shards import Shard, rows_of
+from tessera_trainer.shards import Shard, ranks_with
 from tessera_trainer.tensor_types import torch_type
 
 _PART = re.compile(r"rank-(\d{5})-of-(\d{5})\.safetensors$")
@@ -45,6 +45,17 @@ class Readable(Protocol):
         """Bytes [start, start + length), fewer where the object ends before."""
 
 
+class Sealed(Protocol):
+    """An object of a checkpoint, and what vouches for it: a `StoredObject`, or what `tessera_run` tells of it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def sha256(self) -> str: ...
+
+
 class _Block(NamedTuple):
     """Rows that one digest covers, where they lie in the object, and the shard that wants some of them."""
 
@@ -58,28 +69,32 @@ class _Block(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    stored: StoredObject
+    stored: Sealed
     header: bytes
     record: PartRecord
 
 
-def restore(objects: Iterable[StoredObject], store: Readable, targets: Sequence[Shard]) -> Progress:
-    """Fills `targets` from the checkpoint and says where it stands. Each rank calls it for its own shards.
+def restore(objects: Sequence[Sealed], store: Readable, targets: Sequence[Shard]) -> Progress:
+    """Fills `targets` from the checkpoint and says where it stands. Each rank calls it for its own shards. `objects`
+    are the parts in order of rank; those that are not needed are not looked at.
 
     Raises CheckpointDamaged (an object is not what was committed), ValueError (the checkpoint is of another model, or
     its list of parts is not complete) and the store's errors. The caller gathers the weights anew afterwards.
     """
-    parts = _in_order(objects)
+    count = len(objects)
+    if count == 0:
+        raise ValueError("a checkpoint needs the parts of all its ranks; there are none")
     wanted: dict[int, list[Shard]] = {}
     for target in targets:
-        for rank in range(len(parts)):
-            if _overlap(target.rows, rows_of(target.shape[0], len(parts), rank)):
-                wanted.setdefault(rank, []).append(target)
+        for rank in ranks_with(target.rows, target.shape[0], count):
+            wanted.setdefault(rank, []).append(target)
     wanted = wanted or {0: []}
+    parts = {rank: _part_of(objects, rank) for rank in wanted}
     with ThreadPoolExecutor(_READERS) as readers:
         progress = list(readers.map(lambda rank: _read_part(parts[rank], store, wanted[rank]), wanted))
     if any(other != progress[0] for other in progress):
-        raise ValueError(f"the parts of {parts[0].name} come from different steps: {progress}")
+        names = ", ".join(part.name for part in parts.values())
+        raise ValueError(f"the parts {names[:1000]} come from different steps: {progress}")
     return progress[0]
 
 
@@ -93,24 +108,25 @@ def verify(objects: Iterable[StoredObject], store: Readable) -> None:
         _check_whole(stored, digest.hexdigest())
 
 
-def _in_order(objects: Iterable[StoredObject]) -> list[StoredObject]:
-    """The parts by rank. Raises ValueError unless each rank of one world size is there once."""
-    found: dict[int, StoredObject] = {}
-    counts = set()
-    for stored in objects:
-        match = _PART.search(stored.name)
-        if match is None:
-            continue
-        found[int(match[1])] = stored
-        counts.add(int(match[2]))
-    if len(counts) != 1 or sorted(found) != list(range(min(counts))):
+def rank_of(name: str) -> int:
+    """The rank that wrote a part. Raises ValueError where no part is called so."""
+    match = _PART.search(name)
+    if match is None:
+        raise ValueError(f"{name} is no part of a checkpoint")
+    return int(match[1])
+
+
+def _part_of(objects: Sequence[Sealed], rank: int) -> Sealed:
+    """The part of a rank. Raises ValueError unless it is what its name says."""
+    match = _PART.search(objects[rank].name)
+    if match is None or (int(match[1]), int(match[2])) != (rank, len(objects)):
         raise ValueError(
-            f"a checkpoint needs the parts of all its ranks; there are {sorted(found)} of {sorted(counts)}"
+            f"a checkpoint needs the parts of all its ranks; number {rank} of {len(objects)} is {objects[rank].name}"
         )
-    return [found[rank] for rank in range(len(found))]
+    return objects[rank]
 
 
-def _read_part(stored: StoredObject, store: Readable, targets: Sequence[Shard]) -> Progress:
+def _read_part(stored: Sealed, store: Readable, targets: Sequence[Shard]) -> Progress:
     part = _open(stored, store)
     tensors = {tensor.name: (tensor, offset) for tensor, offset in part.record.offsets()}
     blocks: list[_Block] = []
@@ -133,7 +149,7 @@ def _read_part(stored: StoredObject, store: Readable, targets: Sequence[Shard]) 
     return part.record.progress
 
 
-def _open(stored: StoredObject, store: Readable) -> _Part:
+def _open(stored: Sealed, store: Readable) -> _Part:
     """The sealed header of a part, after a look at its size."""
     _check_size(stored, store)
     start = store.get_range(stored.name, 0, min(_FIRST_READ_BYTES, stored.size))
@@ -179,7 +195,7 @@ def _runs(blocks: Sequence[_Block]) -> Iterator[list[_Block]]:
 
 
 @torch.no_grad()
-def _take(stored: StoredObject, block: _Block, data: memoryview, *, checked: bool) -> None:
+def _take(stored: Sealed, block: _Block, data: memoryview, *, checked: bool) -> None:
     """Copies the wanted rows of a block, after its digest where nothing else checks it."""
     if not checked:
         digest = hashlib.sha256(data).hexdigest()
@@ -196,19 +212,19 @@ def _overlap(one: range, other: range) -> range:
     return range(max(one.start, other.start), min(one.stop, other.stop))
 
 
-def _read(stored: StoredObject, store: Readable, start: int, length: int) -> bytes:
+def _read(stored: Sealed, store: Readable, start: int, length: int) -> bytes:
     data = store.get_range(stored.name, start, length)
     if len(data) != length:
         raise CheckpointDamaged(stored.name, f"the number of bytes from {start}", length, len(data))
     return data
 
 
-def _check_size(stored: StoredObject, store: Readable) -> None:
+def _check_size(stored: Sealed, store: Readable) -> None:
     size = store.size(stored.name)
     if size != stored.size:
         raise CheckpointDamaged(stored.name, "its size in bytes", stored.size, size)
 
 
-def _check_whole(stored: StoredObject, digest: str) -> None:
+def _check_whole(stored: Sealed, digest: str) -> None:
     if digest != stored.sha256:
         raise CheckpointDamaged(stored.name, "its sha256", stored.sha256, digest)

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from tessera_api.checkpoint import CheckpointPrefix
-from tessera_api.log import StoredObject
 from tessera_keeper.keeping import Keeper
 from tessera_keeper.part_file import Progress
 from tessera_keeper.spare_memory import spare_memory
@@ -91,11 +90,10 @@ class Saver:
         """Fill weights and moments from what was handed out; without that training begins."""
         if resume is None:
             return Progress(step=0, position=0, updates=0)
-        objects = [StoredObject(name=part.name, size=part.size, sha256=part.sha256) for part in resume.objects]
         progress = outlast(
             self._run,
             f"reading the {'snapshot' if resume.holders else 'checkpoint'} of step {resume.step}",
-            lambda: restore(objects, source, list(self._optimiser.state())),
+            lambda: restore(resume.objects, source, list(self._optimiser.state())),
             Waiting(READ_LIMIT_SECONDS),
         )
         self._optimiser.updates = progress.updates

@@ -20,6 +20,12 @@ def rows_of(rows: int, ranks: int, rank: int) -> range:
     return range(min(rows, rank * chunk), min(rows, (rank + 1) * chunk))
 
 
+def ranks_with(wanted: range, rows: int, ranks: int) -> range:
+    """The ranks of `ranks` that hold some of these rows, of a tensor with `rows` rows."""
+    chunk = -(-rows // ranks)
+    return range(wanted.start // chunk, -(-wanted.stop // chunk)) if wanted else range(0)
+
+
 @dataclass(frozen=True, slots=True)
 class Shard:
     """This rank's rows of one tensor. `local` is contiguous and shares memory with what it describes."""

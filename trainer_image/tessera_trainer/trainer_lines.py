@@ -13,8 +13,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tessera_api.log import Open, StoredObject
+from tessera_api.log import StoredObject
 from tessera_api.messages import Note, Part, Phase, PhaseChange, Report, RewindRequest, SkipRequest, StepRecord
+from tessera_api.seat import Pieces, Seat
 from tessera_api.trouble import Trouble, TroubleKind
 from tessera_trainer.node_link import NodeLink
 
@@ -85,7 +86,7 @@ class TrainerLines:
             self._ranks[writer] = rank
             self._lines[writer], self._pids[writer] = generation, int(hello["pid"])
             while data := await reader.readline():
-                self._take(data, rank, generation)
+                self._take(data, writer, generation)
         except (OSError, ValueError, KeyError, TypeError, TimeoutError) as error:
             logger.warning("a trainer's line broke: %s: %s", type(error).__name__, error)
         finally:
@@ -94,9 +95,8 @@ class TrainerLines:
             self._ranks.pop(writer, None)
             writer.close()
 
-    def _welcome(self, held: Open) -> dict[str, Any]:
+    def _welcome(self, held: Seat) -> dict[str, Any]:
         assert self._link is not None
-        resume = _resume(held)
         stop = None
         if self._link.stop_order is not None:
             order, came = self._link.stop_order
@@ -106,18 +106,33 @@ class TrainerLines:
             "term": held.term,
             "generation": held.generation,
             "nonce": held.nonce,
-            "resume": resume,
+            "resume": held.resume.model_dump(mode="json") if held.resume is not None else None,
             "skips": [{"first": skip.first, "last": skip.last} for skip in held.skips],
             "rewinds": [rewound.model_dump() for rewound in held.rewinds or ()],
             "stop": stop,
         }
 
-    def _take(self, data: bytes, rank: int, generation: int) -> None:
+    def _take(self, data: bytes, writer: asyncio.StreamWriter, generation: int) -> None:
         """Nonsense costs the report and not the line, with whose end the trainer would end."""
+        rank = self._ranks[writer]
         try:
-            self._hear(json.loads(data), rank, generation)
+            said = json.loads(data)
+            if said["do"] == "pieces":
+                self._ask(int(said["first"]), writer, generation)
+            else:
+                self._hear(said, rank, generation)
         except (ValueError, KeyError, TypeError) as error:
             logger.warning("rank %d said what cannot be passed on: %s", rank, error)
+
+    def _ask(self, first: int, writer: asyncio.StreamWriter, generation: int) -> None:
+        """For objects of the point that the generation begins from."""
+        assert self._link is not None
+
+        def answered(pieces: Pieces) -> None:
+            told = pieces.model_dump(mode="json", include={"first", "pieces"})
+            writer.write(json.dumps(told).encode() + b"\n")
+
+        self._link.pieces.ask(generation, first, answered)
 
     def _hear(self, said: dict[str, Any], rank: int, generation: int) -> None:
         link = self._link
@@ -144,19 +159,6 @@ class TrainerLines:
             if said["what"] == TroubleKind.COLLECTIVE.value:
                 link.met_collective_error()
         link.report(_report(said, rank, generation))
-
-
-def _resume(held: Open) -> dict[str, Any] | None:
-    """The resume point for trainers; `holders` says where each object is held in memory, if it is."""
-    if held.resume is None:
-        return None
-    keepers = {member.node: member.keeper for member in held.members}
-    holders = []
-    for name in held.resume.holders or ():
-        keeper = keepers[name]
-        assert keeper is not None
-        holders.append({"node": name, "host": keeper.host, "port": keeper.port})
-    return {**held.resume.model_dump(mode="json"), "holders": holders}
 
 
 def _report(said: dict[str, Any], rank: int, generation: int) -> Report:

@@ -47,11 +47,9 @@ class Parts:
         for stored in part.objects:
             self._check_folder(stored.name, part.step)
         parts = self._steps.setdefault(part.step, {})
-        for other in parts.values():
-            if other.position != part.position:
-                raise PartRefused(
-                    f"rank {part.rank} is at position {part.position}, rank {other.rank} at {other.position}"
-                )
+        first = next(iter(parts.values()), part)  # with which all others agree
+        if first.position != part.position:
+            raise PartRefused(f"rank {part.rank} is at position {part.position}, rank {first.rank} at {first.position}")
         parts[part.rank] = part
         if len(parts) < world:
             return None

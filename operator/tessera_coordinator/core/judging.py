@@ -67,16 +67,15 @@ class Judge:
         sign = _SIGNS.get(trouble.what, Sign.PROGRAM)
         self._case.add(Evidence(sign, now, node, trouble.rank, trouble.place, trouble.message, trouble.log))
 
-    def lost(self, node: Node | None, generation: Open | None, why: str) -> None:
-        """A node is lost: since it was last heard, or its stream closed. Of interest if it was in the generation."""
-        if node is not None and generation is not None and node.name in generation.names():
+    def lost(self, node: Node | None, why: str) -> None:
+        """A member is lost: since it was last heard, or its stream closed."""
+        if node is not None:
             since = min(node.heard, node.closed or node.heard)
             self._case.add(Evidence(Sign.LOST, since, node.name, words=why))
 
-    def left(self, node: str, generation: Open | None, why: str, now: float) -> None:
-        """A node ends itself."""
-        if generation is not None and node in generation.names():
-            self._case.add(Evidence(Sign.LEFT, now, node, words=why))
+    def left(self, node: str, why: str, now: float) -> None:
+        """A member ends itself."""
+        self._case.add(Evidence(Sign.LEFT, now, node, words=why))
 
     def hang(self, hang: Hang, now: float) -> None:
         """Nothing is computed any more."""

@@ -17,7 +17,7 @@ from tessera_api.log import Open
 from tessera_api.messages import Beat, Hello, Join, Phase
 from tessera_api.orders import Reaped, Size
 from tessera_api.trouble import Trouble, TroubleKind
-from tessera_coordinator.core.effects import Announce, Close, Complete, Effect, GenerationOver, Resized, Send
+from tessera_coordinator.core.effects import Announce, Close, Complete, Effect, GenerationOver, Resized
 from tessera_coordinator.core.formation import Wanted, change, draft
 from tessera_coordinator.core.hang import HangLimits, Hangs
 from tessera_coordinator.core.judging import Judge
@@ -25,10 +25,11 @@ from tessera_coordinator.core.ladder import Ladder
 from tessera_coordinator.core.nodes import Node, Roster
 from tessera_coordinator.core.offers import answered, holds, stands
 from tessera_coordinator.core.parking import Parking
+from tessera_coordinator.core.seating import Seating
 from tessera_coordinator.core.silence import Limits, Pace
 from tessera_coordinator.core.state import State
 from tessera_coordinator.core.watch import Situation, Watch
-from tessera_coordinator.core.words import again, assign, farewell, redo
+from tessera_coordinator.core.words import again, assign, farewell, over, redo
 
 
 class Membership:
@@ -40,8 +41,8 @@ class Membership:
         self.wanted, self.limits = wanted, limits
         self.roster = Roster()
         self.state = State.FORMING
-        self.generation: Open | None = None
-        """The newest generation; open only in state OPEN."""
+        self.seating: Seating | None = None
+        """Of the newest generation, which is open only in state OPEN."""
         self.pace = Pace()
         self.best_step = -1
         self._since = now  # when the present state began
@@ -54,11 +55,16 @@ class Membership:
 
     def adopt(self, generation: Open, committed: int, now: float) -> list[Effect]:
         """A restarted coordinator goes on with what stands open in the log, and with its newest commit."""
-        self.generation, self.state, self._since = generation, State.OPEN, now
+        self.seating, self.state, self._since = Seating(generation), State.OPEN, now
         self.hangs.begun(now)
         self.parking.generation_began(committed)
         self.roster.adopt(generation, self.limits.found_again_within, now)
         return [self._event(EventName.GENERATION_ADOPTED, f"waiting for {', '.join(generation.names())}")]
+
+    @property
+    def generation(self) -> Open | None:
+        """The newest generation; open only in state OPEN."""
+        return self.seating.opened if self.seating is not None else None
 
     # ---- what agents say ----------------------------------------------------------------------------------------
 
@@ -76,8 +82,7 @@ class Membership:
             effects.append(self._event(EventName.NODE_SEEN, f"{hello.host}, {hello.processes} processes", hello.node))
         elif node.closed is not None and node.host:
             effects.append(self._event(EventName.NODE_RETURNED, "its stream is back", hello.node))
-        node.host, node.processes = hello.host, hello.processes
-        node.heard, node.closed, node.return_within = now, None, self.limits.return_within
+        node.spoke(hello, self.limits.return_within, now)
         if self.closing is not None:
             return [*effects, farewell(self.closing, node)]
         return effects + self._compare(node, hello, now)
@@ -87,18 +92,13 @@ class Membership:
         held = hello.holding
         if held is None:
             return []
-        if self.generation is None or self.state is not State.OPEN or not holds(held, self.generation):
+        if self.seating is None or self.state is not State.OPEN or not holds(held, self.seating):
             return [again(node, held.generation, "a newer generation stands in the log")]
         if held.collective_error and node.collective_error is None:
             node.collective_error = now
         if held.finished:
             return self.finished(node.name, held.generation, now)
-        return self._orders(node.name, now)
-
-    def _orders(self, name: str, now: float) -> list[Effect]:
-        """An order in force is told again on a new stream."""
-        order = self.parking.message(self.generation.generation, now) if self.generation else None
-        return [Send(name, order)] if order else []
+        return self.parking.orders(self.generation, (node.name,), now)  # told again on a new stream
 
     def beat(self, name: str, beat: Beat, now: float) -> list[Effect]:
         """A sign of life, with the node's progress."""
@@ -131,16 +131,16 @@ class Membership:
             return [farewell(self.closing, node)]
         if node.join is None or node.join.sequence != join.sequence:
             node.join = join
-        if self.generation is not None and self.state is State.OPEN and self._member(name):
-            if answered(node, join, self.generation):
-                return self._assign(node, self.generation, join, now)
+        if self.seating is not None and self.state is State.OPEN and self.member(name):
+            if answered(node, join, self.seating.opened):
+                return self._assign(node, self.seating, join, now)
             self.judge.quiet(name, now)
             return self._break(f"{name}: its workers ended", (name,), now) + self._form(now)
-        return self._form(now)
+        return [] if self.roster.crowded else self._form(now)
 
-    def _assign(self, node: Node, generation: Open, join: Join, now: float) -> list[Effect]:
+    def _assign(self, node: Node, seating: Seating, join: Join, now: float) -> list[Effect]:
         node.join, node.assigned = None, join.sequence
-        return [assign(node, generation, join), *self._orders(node.name, now)]
+        return [assign(node, seating, join), *self.parking.orders(seating.opened, (node.name,), now)]
 
     def stepped(self, generation: int, step: int, at: float, now: float) -> list[Effect]:
         """A member completed an optimizer step: every member was alive then."""
@@ -148,7 +148,7 @@ class Membership:
             return []
         first = self.pace.completed(step, min(at, now))
         self.best_step = max(self.best_step, step)
-        return [] if not first else [self._event(EventName.FIRST_STEP, f"step {step}", numbers={"step": float(step)})]
+        return [self._event(EventName.FIRST_STEP, f"step {step}", numbers={"step": float(step)})] if first else []
 
     def trouble(self, name: str, trouble: Trouble, now: float) -> list[Effect]:
         """A trainer failed. Its agent will join again; a collective error says that somebody else is gone."""
@@ -163,7 +163,7 @@ class Membership:
             return []
         known, node.collective_error = node.collective_error is not None, node.collective_error or now
         event = self._event(EventName.COLLECTIVE_ERROR, trouble.message, name)
-        return ([] if known else [event]) + self._look(now)
+        return ([] if known else [event]) + ([] if self.roster.crowded else self._look(now))
 
     def phase(self, generation: int, phase: Phase, step: int, now: float) -> list[Effect]:
         """Rank 0 declared a phase."""
@@ -215,11 +215,11 @@ class Membership:
         if node is None or self.closing is not None:
             self.roster.drop(name)
             return []
-        member = self._member(name) and self.state is State.OPEN
         self.roster.drop(name)
         effects: list[Effect] = [self._event(EventName.NODE_LEFT, reason, name)]
-        self.judge.left(name, self.generation, reason, now)
-        if member:
+        if self.member(name):
+            self.judge.left(name, reason, now)
+        if self.member(name) and self.state is State.OPEN:
             effects += self._break(f"{name} left: {reason}", (name,), now)
         return effects + self._form(now)
 
@@ -228,7 +228,7 @@ class Membership:
         node = self.roster.get(name)
         if node is not None and node.incarnation == incarnation and node.closed is None:
             node.closed = now
-            return self._look(now) if node.reaped else []
+            return self._look(now) if node.reaped and not self.roster.crowded else []
         return []
 
     # ---- what supervisors and the clock say -----------------------------------------------------------------------
@@ -239,7 +239,7 @@ class Membership:
         if node is None or (node.facts is not None and node.facts.agent_pid != reaped.agent_pid):
             return []
         node.reaped = True
-        return self._look(now)
+        return [] if self.roster.crowded else self._look(now)
 
     def stop_run(self, reason: str, deadline: float, now: float) -> list[Effect]:
         """A controller stops the run."""
@@ -270,7 +270,7 @@ class Membership:
 
     def _look(self, now: float) -> list[Effect]:
         """Is anybody lost?"""
-        current = self.generation if self.state is State.OPEN else None
+        current = self.seating if self.state is State.OPEN else None
         effects = self.watch.doubts(now)
         effects += self._lose(self.watch.lost(Situation(current, self.pace, self._since), now), now)
         if self.state is State.OPEN and self.watch.broken_for_itself(self._members(), now):
@@ -289,9 +289,10 @@ class Membership:
 
     def _lose(self, lost: dict[str, str], now: float) -> list[Effect]:
         effects: list[Effect] = []
-        inside = tuple(name for name in lost if self._member(name) and self.state is State.OPEN)
+        inside = tuple(name for name in lost if self.member(name) and self.state is State.OPEN)
         for name, why in lost.items():
-            self.judge.lost(self.roster.get(name), self.generation, why)
+            if self.member(name):
+                self.judge.lost(self.roster.get(name), why)
             self.roster.drop(name)
             effects.append(self._event(EventName.NODE_LOST, why, name))
         if inside:
@@ -304,8 +305,9 @@ class Membership:
         held = self.generation
         return held is not None and self.state is State.OPEN and held.generation == generation
 
-    def _member(self, name: str) -> bool:
-        return self.generation is not None and name in self.generation.names()
+    def member(self, name: str) -> bool:
+        """Whether a node is one of the newest generation's."""
+        return self.seating is not None and name in self.seating
 
     def _members(self) -> list[Node | None]:
         return [self.roster.get(name) for name in self.generation.names()] if self.generation else []
@@ -315,11 +317,9 @@ class Membership:
         assert self.generation is not None
         number = self.generation.generation
         self.judge.ends(self.generation, self.pace.highest, planned)
-        over = self._event(EventName.GENERATION_OVER, cause, numbers={"highest_step": float(self.pace.highest)})
-        effects: list[Effect] = [over, GenerationOver(number, cause, nodes, planned)]
-        for node in filter(None, self._members()):
-            if node.finished == number or node.join is None:
-                effects.append(redo(node, number) if node.finished == number else again(node, number, cause))
+        told = self._event(EventName.GENERATION_OVER, cause, numbers={"highest_step": float(self.pace.highest)})
+        effects: list[Effect] = [told, GenerationOver(number, cause, nodes, planned)]
+        effects += over(filter(None, self._members()), number, cause)
         self.state, self._since = State.FORMING, now
         if self.parking.order is not None and self.parking.stopping:
             reason = f"stopped: {self.parking.order.reason}; the last commit stands"
@@ -345,7 +345,7 @@ class Membership:
 
     def opened(self, generation: Open, now: float) -> list[Effect]:
         """The entry stands in the log: the generation is open."""
-        self.generation, self.state, self._since = generation, State.OPEN, now
+        self.seating, self.state, self._since = Seating(generation), State.OPEN, now
         self.hangs.begun(now, after=self.pace)
         self.pace = Pace()
         self.parking.generation_began(generation.committed_step())
@@ -357,7 +357,7 @@ class Membership:
         for node in filter(None, self._members()):
             if node.join is not None:
                 node.collective_error, node.finished = None, 0
-                effects += self._assign(node, generation, node.join, now)
+                effects += self._assign(node, self.seating, node.join, now)
         return effects
 
     def not_opened(self) -> None:
@@ -376,7 +376,8 @@ class Membership:
 
     def tell_all(self, now: float) -> list[Effect]:
         """The order in force, to all members."""
-        return [effect for node in self._members() if node is not None for effect in self._orders(node.name, now)]
+        names = [node.name for node in self._members() if node is not None]
+        return self.parking.orders(self.generation, names, now)
 
     def resize(self, size: Size, now: float) -> list[Effect]:
         """A controller wants another number of nodes."""

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from tessera_api.log import Open
 from tessera_api.messages import Hello, Join, Phase, Processes
 
+CROWD = 64
+"""Nodes."""
+
 
 @dataclass
 class Node:
@@ -45,6 +48,11 @@ class Node:
     facts: Processes | None = None
     """As of its last beat or offer; None: not heard since this coordinator began."""
 
+    def spoke(self, hello: Hello, return_within: float, now: float) -> None:
+        """It opened a stream."""
+        self.host, self.processes = hello.host, hello.processes
+        self.heard, self.closed, self.return_within = now, None, return_within
+
     @property
     def connected(self) -> bool:
         """Whether it has a stream."""
@@ -73,7 +81,16 @@ class Roster:
 
     def all(self) -> list[Node]:
         """Every node, in order of arrival."""
-        return sorted(self._nodes.values(), key=lambda node: node.arrival)
+        return list(self._nodes.values())
+
+    @property
+    def crowded(self) -> bool:
+        """So many that not each word of one can be followed by a look at all: the next tick does that."""
+        return len(self._nodes) > CROWD
+
+    def count(self) -> int:
+        """How many there are."""
+        return len(self._nodes)
 
     def add(self, name: str, incarnation: str, hello: Hello | None, now: float) -> Node:
         """A new node takes the name."""
@@ -81,6 +98,7 @@ class Roster:
         host, processes = (hello.host, hello.processes) if hello else ("", 1)
         node = Node(name, incarnation, host, processes, self._arrivals, now)
         node.lived, node.known = (hello.lived, hello.known) if hello else (0.0, 0.0)
+        self._nodes.pop(name, None)  # a newcomer is the last in order
         self._nodes[name] = node
         self.came(node)
         return node

@@ -5,11 +5,12 @@ from __future__ import annotations
 from tessera_api.log import Member, Open
 from tessera_api.messages import Holding, Join
 from tessera_coordinator.core.nodes import Node
+from tessera_coordinator.core.seating import Seating
 
 
-def holds(held: Holding, generation: Open) -> bool:
+def holds(held: Holding, seating: Seating) -> bool:
     """Whether what an agent says it runs is this generation, to the byte."""
-    return held.generation == generation.generation and held.digest == generation.short_hash()
+    return held.generation == seating.opened.generation and held.digest == seating.digest
 
 
 def answered(node: Node, join: Join, generation: Open) -> bool:

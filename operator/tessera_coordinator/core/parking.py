@@ -3,11 +3,13 @@ have parked and committed."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tessera_api.exit_codes import ExitCode
+from tessera_api.log import Open
 from tessera_api.messages import StopOrder
-from tessera_coordinator.core.effects import Close, Effect
+from tessera_coordinator.core.effects import Close, Effect, Send
 
 
 @dataclass(frozen=True)
@@ -76,11 +78,13 @@ class Parking:
         coordinator that is gone, or a change that was no longer waited for."""
         return 0 <= self._parked <= self._committed
 
-    def message(self, generation: int, now: float) -> StopOrder | None:
-        """The order in force, for the trainers of `generation`."""
-        if self.order is None:
-            return None
-        return StopOrder(generation=generation, reason=self.order.reason, deadline_seconds=self.order.left(now))
+    def orders(self, generation: Open | None, nodes: Iterable[str], now: float) -> list[Effect]:
+        """The order in force, to these nodes of the generation."""
+        if self.order is None or generation is None:
+            return []
+        reason, seconds = self.order.reason, self.order.left(now)
+        order = StopOrder(generation=generation.generation, reason=reason, deadline_seconds=seconds)
+        return [Send(node, order) for node in nodes]
 
     def overdue(self, now: float) -> list[Effect]:
         """How the run ends whose order to stop was not obeyed in time; a change that was not is forgotten."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tessera_api.journal import EventName
-from tessera_api.log import Open
 from tessera_coordinator.core.effects import Announce, Effect
 from tessera_coordinator.core.nodes import Node, Roster
+from tessera_coordinator.core.seating import Seating
 from tessera_coordinator.core.silence import Limits, Pace, Scene, lost_members, lost_others
 
 
@@ -15,8 +15,8 @@ from tessera_coordinator.core.silence import Limits, Pace, Scene, lost_members, 
 class Situation:
     """What the run looks like at this moment."""
 
-    generation: Open | None
-    """The open generation, if one is open."""
+    seating: Seating | None
+    """Of the open generation, if one is open."""
     pace: Pace
     since: float
     """When the present state began."""
@@ -27,7 +27,7 @@ class Watch:
 
     def __init__(self, roster: Roster, limits: Limits, now: float) -> None:
         self._roster, self._limits = roster, limits
-        self._last_tick = now
+        self._last_tick = self._heard_at = now
         self._doubting = False
 
     def overslept(self, now: float) -> float:
@@ -36,13 +36,14 @@ class Watch:
         if gap <= self._limits.loop_gap:
             return 0.0
         self._roster.restart_clocks(now)
+        self._heard_at = now
         return gap
 
     def heard(self, now: float) -> float:
         """Somebody is heard. For how many seconds nobody was, if they are too many: the fault was ours, and as the
         others' words may still be on their way, no silence counts."""
-        self._doubting = False
-        gap = now - max((node.heard for node in self._roster.all()), default=now)
+        gap = now - self._heard_at if self._roster.count() else 0.0
+        self._doubting, self._heard_at = False, now
         if gap < self._limits.deaf:
             return 0.0
         self._roster.restart_clocks(now)
@@ -62,8 +63,7 @@ class Watch:
 
     def lost(self, situation: Situation, now: float) -> dict[str, str]:
         """Who is lost, and why."""
-        inside = set(situation.generation.names()) if situation.generation else set[str]()
-        nodes = self._roster.all()
+        inside, nodes = situation.seating or (), self._roster.all()
         members = tuple(node for node in nodes if node.name in inside)
         others = tuple(node for node in nodes if node.name not in inside)
         scene = Scene(members, others, situation.pace, situation.since, now)

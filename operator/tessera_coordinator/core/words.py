@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from tessera_api.exit_codes import ExitCode
-from tessera_api.log import Open
 from tessera_api.messages import Assign, Closed, Join, Restart, Verdict, VerdictWord
 from tessera_coordinator.core.effects import Close, Send
 from tessera_coordinator.core.nodes import Node
+from tessera_coordinator.core.seating import Seating
 
 
-def assign(node: Node, generation: Open, join: Join) -> Send:
+def assign(node: Node, seating: Seating, join: Join) -> Send:
     """You are in this generation."""
-    return Send(node.name, Assign(open=generation, join=join.sequence))
+    return Send(node.name, Assign(seat=seating.seat(node.name), join=join.sequence))
 
 
 def again(node: Node, generation: int, reason: str) -> Send:
@@ -22,6 +24,15 @@ def again(node: Node, generation: int, reason: str) -> Send:
 def redo(node: Node, generation: int) -> Send:
     """You had finished, but another had not: do it again."""
     return Send(node.name, Verdict(generation=generation, say=VerdictWord.REDO))
+
+
+def over(members: Iterable[Node], generation: int, reason: str) -> list[Send]:
+    """To all who have not said by themselves that they have stopped: that generation is over."""
+    return [
+        redo(node, generation) if node.finished == generation else again(node, generation, reason)
+        for node in members
+        if node.finished == generation or node.join is None
+    ]
 
 
 def farewell(closing: Close, node: Node) -> Send:
