@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections.abc import Callable
 from typing import Any
 
 from tessera_api.checkpoint import CheckpointPrefix, part_name
@@ -303,14 +304,14 @@ class Crowd:
     def _whole(self, count: int) -> bool:
         newest = self.generation()
         seats = [agent.seat for agent in self.agents if agent.seat and agent.seat["generation"] == newest]
-        return len(seats) == count == seats[0]["nodes"]
+        return len(seats) == count and bool(seats[0]["nodes"] == count)
 
     async def steps(self, count: int, limit: float) -> None:
         """So many more."""
         target = self.step + count
         await self._until(lambda: self.step >= target, limit)
 
-    async def _until(self, probe: Any, limit: float) -> None:
+    async def _until(self, probe: Callable[[], bool], limit: float) -> None:
         async with asyncio.timeout(limit):
             while not probe():
                 self._change.clear()

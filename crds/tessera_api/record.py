@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class Record(BaseModel):
     """An immutable value with a canonical JSON form."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=True)
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=True, ser_json_inf_nan="constants")
 
     def canonical(self) -> bytes:
         """The one byte form of this value: sorted keys, no blanks, unset optional fields left out."""

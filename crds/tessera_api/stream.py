@@ -26,6 +26,7 @@ from tessera_api.wire import (
 )
 
 MAX_UNSENT_BYTES = 32 << 20
+READ_BYTES = 64 << 10
 TLS_BUFFER_BYTES = 16 << 10
 """Of each TLS connection of a process, as much as a record may have. With asyncio's own 256 KiB a coordinator of a
 thousand nodes would need more memory than it has."""
@@ -44,6 +45,7 @@ class MessageStream:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, channel: Channel, keys: Keys
     ) -> None:
         self._reader, self._writer, self._channel, self.keys = reader, writer, channel, keys
+        self._read = bytearray()
 
     @classmethod
     async def begin(
@@ -82,8 +84,25 @@ class MessageStream:
             raise StreamClosed(str(error) or type(error).__name__) from error
 
     async def _receive(self) -> Envelope:
-        header = await self._reader.readexactly(HEADER_BYTES)
-        return self._channel.open(header, await self._reader.readexactly(self._channel.body_length(header)))
+        """One read brings most messages whole, and often several."""
+        while (envelope := self._next()) is None:
+            data = await self._reader.read(READ_BYTES)
+            if not data:
+                raise EOFError("the other end is gone" + (", in the middle of a message" if self._read else ""))
+            self._read += data
+        return envelope
+
+    def _next(self) -> Envelope | None:
+        """The first message of what was read, if it is there whole."""
+        if len(self._read) < HEADER_BYTES:
+            return None
+        header = bytes(self._read[:HEADER_BYTES])
+        end = HEADER_BYTES + self._channel.body_length(header)
+        if len(self._read) < end:
+            return None
+        body = bytes(self._read[HEADER_BYTES:end])
+        del self._read[:end]
+        return self._channel.open(header, body)
 
     def send(self, message: Record, term: int = 0, generation: int = 0, sequence: int = 0) -> None:
         """Hand a message to the connection. Raises StreamClosed when it can take no more, or not this message: one
@@ -91,9 +110,8 @@ class MessageStream:
         if self._writer.is_closing() or self._writer.transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
             self.close()
             raise StreamClosed("the other end does not read")
-        body = message.model_dump(mode="json", exclude_none=True)
         try:
-            frame = self._channel.seal(Envelope(term, generation, sequence, body))
+            frame = self._channel.seal_text(term, generation, sequence, _text(message))
         except WireError as error:
             raise StreamClosed(str(error)) from error
         self._writer.write(frame)
@@ -108,6 +126,19 @@ class MessageStream:
             await self._writer.drain()
         except OSError as error:
             raise StreamClosed(str(error)) from error
+
+
+_last: tuple[Record | None, bytes] = (None, b"")
+
+
+def _text(message: Record) -> bytes:
+    """The message in words; one that has just been said to another is not put into words again."""
+    global _last  # noqa: PLW0603 - a store of one, replaced whole
+    last, text = _last
+    if last is not message:
+        text = message.model_dump_json(exclude_none=True).encode()
+        _last = (message, text)
+    return text
 
 
 async def dial(host: str, port: int, ring: Ring, limit: float) -> MessageStream:

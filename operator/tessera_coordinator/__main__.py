@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import errno
+import gc
 import logging
 import os
 import signal
@@ -59,6 +60,7 @@ def main() -> int:
     except (OSError, ValidationError) as error:
         logger.error("not a run directory: %s", error)
         return ExitCode.WRONG_INPUT
+    gc.set_threshold(*COLLECT_AFTER)
     try:
         return asyncio.run(_coordinate(place))
     except (Superseded, TermSeen) as error:
@@ -75,6 +77,10 @@ def main() -> int:
             raise
         logger.error("cannot listen on %s: %s; choose another address or port", arguments.listen, error.strerror)
         return ExitCode.UNAVAILABLE
+
+
+COLLECT_AFTER = (20_000, 20, 100)
+"""Objects of thousands of nodes live long, and with Python's own numbers are looked at again and again."""
 
 
 def _end_at_once(*_: object) -> None:

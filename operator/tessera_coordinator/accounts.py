@@ -170,9 +170,10 @@ class Accounts:
     def advance(self, membership: Membership) -> None:
         """The time since the last call, by what each node was doing."""
         inside, outside = self._activity(membership, True), self._activity(membership, False)
-        nodes = membership.roster.all()
-        doing = [(node.name, inside if membership.member(node.name) else outside) for node in nodes]
-        for activity, seconds in self._presence.passed(self._clock(), doing).items():
+        members = membership.roster.count_of(membership.seating.names) if membership.seating else 0
+        doing = ((members, inside), (membership.roster.count() - members, outside))
+        of = lambda name: inside if membership.member(name) else outside  # noqa: E731
+        for activity, seconds in self._presence.passed(self._clock(), doing, of).items():
             self.ledger.spend(activity, seconds)
 
     def _activity(self, membership: Membership, inside: bool) -> Activity:

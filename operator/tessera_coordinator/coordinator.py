@@ -326,8 +326,9 @@ class Coordinator:
         self._event(EventName.COMMITTED, f"step {commit.step}", None, commit.generation, numbers)
         self.accounts.committed(commit, ready)
         self.records.add(self.accounts.final_ledger(time.time()))
+        told = Committed(generation=commit.generation, step=commit.step)
         for node in self.membership.roster.all():
-            self.deliver(node.name, Committed(generation=commit.generation, step=commit.step))
+            self.deliver(node.name, told)
         self.apply(self.membership.committed(commit.generation, commit.step, time.monotonic()))
 
     def _retired(self, entry: Retire) -> None:
@@ -360,18 +361,22 @@ class Coordinator:
         if ledger is not None:
             self.records.add(ledger)
             self.records.when_safe(partial(self.accounts.is_safe, ledger))
-        self.records.show(now, self.status, self.accounts.nodes(self.membership))
+        self.records.show(now, self.status, self.nodes)
 
     def finish(self) -> None:
         """The last words, after everybody has gone."""
         self.accounts.advance(self.membership)
         self.records.add(self.accounts.final_ledger(time.time()))
-        self.records.show(time.monotonic(), self.status, self.accounts.nodes(self.membership), whole=True)
+        self.records.show(time.monotonic(), self.status, self.nodes, whole=True)
         self.records.ship()
 
     def status(self) -> dict[str, object]:
         """The document of status.json."""
         return self.accounts.status(time.time(), self.membership, self.terms.total_steps)
+
+    def nodes(self) -> dict[str, object]:
+        """The document of nodes.json."""
+        return self.accounts.nodes(self.membership)
 
     def answer(self) -> StatusAnswer:
         """For a controller."""

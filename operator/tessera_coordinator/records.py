@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Callable
 
 from tessera_api.journal import (
@@ -28,6 +29,9 @@ from tessera_store import StoreError
 logger = logging.getLogger(__name__)
 
 MOST_WAITING = 20_000
+NODES_REST = 100.0
+"""nodes.json is made anew no sooner than so many times what it took to make."""
+Document = dict[str, object]
 
 
 class Records:
@@ -37,7 +41,7 @@ class Records:
         self._journal, self._files = journal, files
         self._news = self._unshipped = True
         """Events since the status was shown, and since the journal was shipped."""
-        self._shipped_at = 0.0
+        self._shipped_at = self._nodes_due = 0.0
         self._waiting: list[Callable[[], None]] = []
         self._keeping = threading.Lock()
         self._bundles: list[EvidenceLine] = []
@@ -71,14 +75,18 @@ class Records:
             logger.error("not recorded: %s", error)
 
     def show(
-        self, now: float, status: Callable[[], dict[str, object]], nodes: dict[str, object], whole: bool = False
+        self, now: float, status: Callable[[], Document], nodes: Callable[[], Document], whole: bool = False
     ) -> None:
-        """The status after an event, or when its numbers are due; the nodes as they are."""
+        """The status after an event, or when its numbers are due; the nodes as they are, each time, but where they are
+        thousands: no more than a hundredth of the time is spent on that."""
         try:
             if whole or self._news or self._files.status_due(now):
                 self._files.status(status(), now)
                 self._news = False
-            self._files.nodes(nodes)
+            if whole or now >= self._nodes_due:
+                began = time.monotonic()
+                self._files.nodes(nodes())
+                self._nodes_due = now + NODES_REST * (time.monotonic() - began)
         except OSError as error:
             logger.error("not shown: %s", error)
 

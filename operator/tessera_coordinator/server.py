@@ -45,6 +45,8 @@ IDLE_SECONDS = 30.0
 CONTROL_IDLE_SECONDS = 600.0
 TICK_SECONDS = 0.25
 PRESSING_TICK_SECONDS = 0.02
+TICK_REST = 4.0
+"""A pressing tick comes no sooner than so many times what the last one took: a look at thousands of nodes is long."""
 PUBLISH_SECONDS = 1.0
 ACK_SECONDS = 1.5
 """An agent whose beat is not answered for longer than this gets an answer to its next one: every other one's."""
@@ -264,6 +266,7 @@ class Server:
             await self._tick_due.wait()
 
     def _tick(self) -> None:
+        began = time.monotonic()
         self._coordinator.tick()
         now = time.monotonic()
         if now >= self._publish_due:
@@ -273,7 +276,10 @@ class Server:
                 stream.close()
             if self._coordinator.records.ship_due(now):
                 self._ship_due.set()
-        seconds = PRESSING_TICK_SECONDS if self._coordinator.membership.watch.pressing() else TICK_SECONDS
+        membership = self._coordinator.membership
+        waits = membership.state is State.FORMING and membership.roster.crowded  # for this very tick
+        pressing = waits or membership.watch.pressing()
+        seconds = max(PRESSING_TICK_SECONDS, TICK_REST * (now - began)) if pressing else TICK_SECONDS
         self._tick_welcome = now + seconds / 2
         if self._timer is not None:
             self._timer.cancel()

@@ -24,14 +24,18 @@ def node(name: str, lived: float = 0.0, known: float = 0.0) -> Node:
     return Node(name, "i1", "host", 1, 1, 100.0, lived=lived, known=known)
 
 
+def spare(name: str) -> Activity:
+    return Activity.SPARE
+
+
 def test_a_node_is_counted_from_when_it_came_and_for_as_long_as_it_had_lived() -> None:
     presence = Presence(100.0)
 
     assert presence.came(node("a", lived=7.0), 101.5) == (7.0, False)
-    assert presence.passed(102.0, [("a", Activity.SPARE)]) == {Activity.SPARE: pytest.approx(0.5)}
-    assert presence.passed(103.0, [("a", Activity.SPARE)]) == {Activity.SPARE: pytest.approx(1.0)}
+    assert presence.passed(102.0, [(1, Activity.SPARE)], spare) == {Activity.SPARE: pytest.approx(0.5)}
+    assert presence.passed(103.0, [(1, Activity.SPARE)], spare) == {Activity.SPARE: pytest.approx(1.0)}
     assert presence.gone(node("a"), 103.25) == pytest.approx(0.25)
-    assert presence.passed(104.0, []) == {}
+    assert presence.passed(104.0, [], spare) == {}
 
 
 def test_one_that_was_given_up_and_comes_back_was_the_runs_meanwhile() -> None:
@@ -55,7 +59,7 @@ def test_a_clock_that_stands_still_counts_nothing_twice() -> None:
     presence = Presence(100.0)
     presence.came(node("a"), 100.0)
 
-    told = [dict(presence.passed(now, [("a", Activity.IDLE)])) for now in (101.0, 101.0, 100.5, 102.0)]
+    told = [dict(presence.passed(now, [(1, Activity.IDLE)], spare)) for now in (101.0, 101.0, 100.5, 102.0)]
 
     assert [seconds.get(Activity.IDLE, 0.0) for seconds in told] == [1.0, 0.0, 0.0, 1.0]
 

@@ -6,7 +6,7 @@ import pytest
 
 from tessera_api.checkpoint import CheckpointPrefix, part_name
 from tessera_api.log import KeeperAddress, Member, Open, ResumePoint, Skipped, StoreAddress, StoredObject
-from tessera_api.seat import GIVEN, PAGE, Holder
+from tessera_api.seat import GIVEN, PAGE, Holder, Piece
 from tessera_coordinator.core.seating import Seating
 
 PREFIX = CheckpointPrefix(step=7, term=1, generation=2, nonce="0f")
@@ -80,7 +80,7 @@ def test_of_many_parts_a_node_is_told_those_of_its_own_ranks_and_may_ask_for_the
     nodes, processes = 70, 8
     ranks = nodes * processes
     seating = Seating(opened(nodes, processes, parts=ranks, held=True))
-    told = []
+    told: list[Piece] = []
     for number in range(nodes):
         resume = seating.seat(f"n{number}").resume
         assert resume is not None

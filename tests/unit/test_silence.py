@@ -38,7 +38,7 @@ def pace(ago: float, step_seconds: float = 0.5) -> Pace:
 
 
 def scene(members: list[Node], steps: Pace, others: tuple[Node, ...] = ()) -> Scene:
-    return Scene(tuple(members), others, steps, NOW - 100.0, NOW)
+    return Scene(tuple(members), others, steps, NOW - 100.0, NOW, LIMITS)
 
 
 def world(size: int, silent: int, since: float = 4.0) -> list[Node]:
@@ -53,13 +53,13 @@ def world(size: int, silent: int, since: float = 4.0) -> list[Node]:
 def test_of_many_nodes_only_a_tenth_or_two_may_fall_silent_at_once_before_steps_have_a_pace(
     size: int, silent: int, lost: int
 ) -> None:
-    found = lost_members(scene(world(size, silent), Pace()), LIMITS)
+    found = lost_members(scene(world(size, silent), Pace()))
 
     assert list(found) == [f"n{number}" for number in range(lost)]
 
 
 def test_a_mass_that_fell_silent_at_once_is_lost_when_a_heard_node_says_that_steps_stopped() -> None:
-    found = lost_members(scene(world(100, 50), pace(ago=4.0)), LIMITS)
+    found = lost_members(scene(world(100, 50), pace(ago=4.0)))
 
     assert len(found) == 50
 
@@ -68,19 +68,19 @@ def test_a_mass_that_fell_silent_at_once_is_lost_when_a_heard_node_met_a_collect
     nodes = world(100, 50)
     nodes[99].collective_error = NOW - 1.0
 
-    assert len(lost_members(scene(nodes, Pace()), LIMITS)) == 50
+    assert len(lost_members(scene(nodes, Pace()))) == 50
 
 
 def test_a_mass_that_fell_silent_one_after_the_other_is_lost() -> None:
     nodes = [node(number, 3.5 + number if number < 50 else 0.1) for number in range(100)]
 
-    assert len(lost_members(scene(nodes, Pace()), LIMITS)) == 50
+    assert len(lost_members(scene(nodes, Pace()))) == 50
 
 
 def test_a_spare_that_is_heard_says_nothing_of_steps() -> None:
     everybody = world(3, 3)
 
-    assert lost_members(scene(everybody, pace(ago=4.0), (node(9),)), LIMITS) == {}
+    assert lost_members(scene(everybody, pace(ago=4.0), (node(9),))) == {}
 
 
 @pytest.mark.parametrize(("silent_for", "lost"), [(14.9, 0), (15.0, 3)])
@@ -89,29 +89,29 @@ def test_members_that_fell_silent_together_are_lost_in_the_end_if_anybody_else_i
 ) -> None:
     gone = scene(world(3, 3, since=silent_for), pace(ago=silent_for), others=(node(9),))
 
-    assert len(lost_members(gone, LIMITS)) == lost
+    assert len(lost_members(gone)) == lost
 
 
 def test_members_that_fell_silent_together_are_never_lost_while_nobody_is_heard() -> None:
-    assert lost_members(scene(world(3, 3, since=900.0), pace(ago=900.0)), LIMITS) == {}
+    assert lost_members(scene(world(3, 3, since=900.0), pace(ago=900.0))) == {}
 
 
 def test_a_word_of_a_node_that_is_silent_itself_does_not_count() -> None:
     everybody = world(3, 3)
     everybody[0].collective_error = NOW - 3.9
 
-    assert lost_members(scene(everybody, pace(ago=4.0)), LIMITS) == {}
+    assert lost_members(scene(everybody, pace(ago=4.0))) == {}
 
 
 @pytest.mark.parametrize(("ago", "lost"), [(2.9, []), (3.1, ["n0"])])
 def test_a_completed_step_is_proof_of_life_for_three_beats(ago: float, lost: list[str]) -> None:
-    assert list(lost_members(scene(world(4, 1), pace(ago)), LIMITS)) == lost
+    assert list(lost_members(scene(world(4, 1), pace(ago)))) == lost
 
 
 def test_before_the_first_step_the_opening_is_the_proof() -> None:
     young = replace(scene(world(4, 1), Pace()), opened=NOW - 2.0)
 
-    assert lost_members(young, LIMITS) == {}
+    assert lost_members(young) == {}
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_a_closed_stream_needs_a_second_sign(
     gone = node(0, closed, closed=NOW - closed, reaped=reaped)
     peer = node(1, collective_error=NOW - 0.1 if peer_met else None)
 
-    assert list(lost_members(scene([gone, peer], pace(last_step)), LIMITS)) == lost
+    assert list(lost_members(scene([gone, peer], pace(last_step)))) == lost
 
 
 @pytest.mark.parametrize("told", [None, NOW - 0.5], ids=["never", "before the stream closed"])
@@ -139,19 +139,19 @@ def test_a_peer_that_has_not_said_how_far_it_is_since_the_stream_closed_says_not
 ) -> None:
     gone = node(0, 0.4, closed=NOW - 0.4)
 
-    assert lost_members(scene([gone, node(1, told=told)], pace(30.0)), LIMITS) == {}
+    assert lost_members(scene([gone, node(1, told=told)], pace(30.0))) == {}
 
 
 def test_a_nodes_own_collective_error_is_no_evidence_against_it() -> None:
     gone = node(0, 0.4, closed=NOW - 0.4, collective_error=NOW - 0.5)
 
-    assert lost_members(scene([gone, node(1)], pace(0.4)), LIMITS) == {}
+    assert lost_members(scene([gone, node(1)], pace(0.4))) == {}
 
 
 def test_an_old_collective_error_is_no_evidence_either() -> None:
     gone, peer = node(0, 0.4, closed=NOW - 0.4), node(1, collective_error=NOW - 10.0)
 
-    assert lost_members(scene([gone, peer], pace(0.4)), LIMITS) == {}
+    assert lost_members(scene([gone, peer], pace(0.4))) == {}
 
 
 @settings(max_examples=100, deadline=None)
@@ -159,7 +159,7 @@ def test_an_old_collective_error_is_no_evidence_either() -> None:
 def test_nobody_that_beats_and_is_connected_is_ever_lost(silences: list[float], ago: float) -> None:
     nodes = [node(number, silent) for number, silent in enumerate(silences)]
 
-    assert lost_members(scene(nodes, pace(ago)), LIMITS) == {}
+    assert lost_members(scene(nodes, pace(ago))) == {}
 
 
 # ---- others ------------------------------------------------------------------------------------------------------
@@ -174,7 +174,7 @@ def test_nodes_outside_the_generation_are_lost_by_less() -> None:
         node(9, 0.5),
     )
 
-    assert lost_others(scene([], Pace(), others), LIMITS) == {
+    assert lost_others(scene([], Pace(), others)) == {
         "n6": "its stream closed and did not return",
         "n7": "its process has ended",
         "n8": "no beat for 3.5 s",
@@ -182,7 +182,7 @@ def test_nodes_outside_the_generation_are_lost_by_less() -> None:
 
 
 def test_nobody_is_lost_by_silence_when_nobody_at_all_is_heard() -> None:
-    assert lost_others(scene(world(3, 3), pace(4.0), (node(8, 3.5), node(9, 3.6))), LIMITS) == {}
+    assert lost_others(scene(world(3, 3), pace(4.0), (node(8, 3.5), node(9, 3.6)))) == {}
 
 
 def test_of_nodes_that_fell_silent_for_one_cause_the_first_is_not_lost_before_the_last() -> None:
@@ -190,7 +190,7 @@ def test_of_nodes_that_fell_silent_for_one_cause_the_first_is_not_lost_before_th
     members, spare = (node(0, 2.2), node(1, 2.5), node(2, 3.1)), node(9, 3.1)
     silent = scene(list(members), pace(ago=3.1), (spare,))
 
-    assert (lost_members(silent, LIMITS), lost_others(silent, LIMITS)) == ({}, {})
+    assert (lost_members(silent), lost_others(silent)) == ({}, {})
 
 
 # ---- the pace ----------------------------------------------------------------------------------------------------

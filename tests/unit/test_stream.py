@@ -83,8 +83,8 @@ async def _oversized(reader: asyncio.StreamReader, writer: asyncio.StreamWriter)
     ("serve", "limit", "words"),
     [
         (_silent, 0.05, "TimeoutError"),
-        (_leaves, LIMIT_S, "0 bytes read"),
-        (_torn, LIMIT_S, "bytes read"),
+        (_leaves, LIMIT_S, "is gone$"),
+        (_torn, LIMIT_S, "in the middle of a message"),
         (_other_key, LIMIT_S, "authentication code is wrong"),
         (_oversized, LIMIT_S, "at most"),
     ],

@@ -30,7 +30,7 @@ class Parts:
     """Collects the parts of one generation. Parts of another generation are garbage by definition."""
 
     def __init__(self, generation: Open, committed: int = -1) -> None:
-        self._open = generation
+        self._open, self._world = generation, generation.world_size()
         self._steps: dict[int, dict[int, Part]] = {}
         self._committed = committed
 
@@ -39,7 +39,7 @@ class Parts:
 
         Raises PartRefused when the ranks disagree, or when the objects do not lie in this generation's own folder.
         """
-        world = self._open.world_size()
+        world = self._world
         if not 0 <= part.rank < world:
             raise PartRefused(f"rank {part.rank} in a world of {world}")
         if part.step <= self._committed:

@@ -50,7 +50,8 @@ class Wanted:
     def chosen(self, names: list[str]) -> list[str]:
         """Who is to train of these, the first `count`: who leaves is needed only where the others are fewer than
         `min`."""
-        staying = [name for name in names if name not in self.leaving | self.ending | self.warned]
+        going = self.leaving | self.ending | self.warned
+        staying = [name for name in names if name not in going]
         return (staying if len(staying) >= self.min else names)[: self.count]
 
 
@@ -81,7 +82,8 @@ def draft(nodes: list[Node], last: Open | None, wanted: Wanted, limits: Limits, 
         if node.join and node.join.fingerprint != fingerprint
     }
     before = list(last.names()) if last else []
-    pending = [node for node in nodes if node.name in before and node.join is None]
+    previous = set(before)
+    pending = [node for node in nodes if node.name in previous and node.join is None]
     enough = wanted.count if not before else wanted.min
     if pending and waited < limits.formation:
         return Plan(None, refused)
@@ -107,12 +109,13 @@ def draft(nodes: list[Node], last: Open | None, wanted: Wanted, limits: Limits, 
 def _members(chosen: list[Node]) -> tuple[Member, ...]:
     """With the addresses of their keepers, where all have one: an older version's agent would not know the entry."""
     ports = [node.join.keeper_port for node in chosen if node.join is not None]
+    all_have = None not in ports
     return tuple(
         Member(
             node=node.name,
             incarnation=node.incarnation,
             processes=node.processes,
-            keeper=KeeperAddress(host=node.host, port=port) if port is not None and None not in ports else None,
+            keeper=KeeperAddress(host=node.host, port=port) if port is not None and all_have else None,
         )
         for node, port in zip(chosen, ports, strict=True)
     )
@@ -130,13 +133,14 @@ def _in_order(fit: list[Node], before: list[str], wanted: Wanted) -> list[Node]:
     near each other (rings and trees of collectives cross from place to place as seldom as can be)."""
     ranks = {name: rank for rank, name in enumerate(before)}
     fit.sort(key=lambda node: (ranks.get(node.name, len(before)), node.arrival))
-    names = wanted.chosen([node.name for node in fit])
+    names = set(wanted.chosen([node.name for node in fit]))
     chosen = [node for node in fit if node.name in names]
-    known = list(dict.fromkeys(wanted.places.get(node.name, "") for node in chosen if node.name in ranks))
+    places = dict.fromkeys(wanted.places.get(node.name, "") for node in chosen if node.name in ranks)
+    known = {at: number for number, at in enumerate(places)}
 
     def place(node: Node) -> tuple[int, str]:
         at = wanted.places.get(node.name, "")
-        return known.index(at) if at in known else len(known), at
+        return known.get(at, len(known)), at
 
     return sorted(chosen, key=place)
 
@@ -146,17 +150,19 @@ def change(nodes: list[Node], generation: Open, wanted: Wanted) -> str:
 
     As many nodes are wanted as stand ready and have its numerics; who is to leave makes room for others.
     """
-    inside = list(generation.names())
+    inside = generation.names()
+    members = set(inside)
     ready = [
         node.name
         for node in nodes
         if node.join is not None
         and node.offers
-        and node.name not in inside
+        and node.name not in members
         and node.join.fingerprint == (generation.fingerprint or wanted.fingerprint or node.join.fingerprint)
     ]
     after = wanted.chosen([*inside, *ready])
-    gone = [name for name in inside if name not in after]
+    staying = set(after)
+    gone = [name for name in inside if name not in staying]
     if len(after) > len(inside):
         return f"growth by {len(after) - len(inside)}"
     return f"to go on without {', '.join(gone)}" if gone else ""

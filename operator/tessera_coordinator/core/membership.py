@@ -376,8 +376,7 @@ class Membership:
 
     def tell_all(self, now: float) -> list[Effect]:
         """The order in force, to all members."""
-        names = [node.name for node in self._members() if node is not None]
-        return self.parking.orders(self.generation, names, now)
+        return self.parking.orders(self.generation, [node.name for node in self._members() if node], now)
 
     def resize(self, size: Size, now: float) -> list[Effect]:
         """A controller wants another number of nodes."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 
 from tessera_api.log import Open
@@ -91,6 +91,10 @@ class Roster:
     def count(self) -> int:
         """How many there are."""
         return len(self._nodes)
+
+    def count_of(self, names: Set[str]) -> int:
+        """How many of these there are."""
+        return len(self._nodes.keys() & names)
 
     def add(self, name: str, incarnation: str, hello: Hello | None, now: float) -> Node:
         """A new node takes the name."""

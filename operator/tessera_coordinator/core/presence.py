@@ -5,7 +5,7 @@ happens between two looks. Pure; times are one monotonic clock's.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from tessera_coordinator.core.ledger import Activity
 from tessera_coordinator.core.nodes import Node
@@ -43,11 +43,15 @@ class Presence:
             del self._given_up[next(iter(self._given_up))]
         return max(0.0, now - max(self._at, self._since.pop(node.name, self._at)))
 
-    def passed(self, now: float, doing: Iterable[tuple[str, Activity]]) -> Mapping[Activity, float]:
-        """Node-seconds since the last look, by what each node that is there is doing."""
+    def passed(
+        self, now: float, doing: Iterable[tuple[int, Activity]], of: Callable[[str], Activity]
+    ) -> Mapping[Activity, float]:
+        """Node-seconds since the last look: how many nodes are doing what, and what one of a name does."""
         seconds: dict[Activity, float] = defaultdict(float)
-        for name, activity in doing:
-            seconds[activity] += max(0.0, now - max(self._at, self._since.get(name, self._at)))
+        for count, activity in doing:
+            seconds[activity] += count * max(0.0, now - self._at)
+        for name, since in self._since.items():  # these came since the last look
+            seconds[of(name)] -= max(0.0, min(now, since) - self._at)
         self._at = max(self._at, now)
         self._since.clear()
         return seconds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from itertools import accumulate
 
 from tessera_api.checkpoint import parse_prefix
@@ -25,6 +26,11 @@ class Seating:
         self._count = len(resume.objects) if resume is not None else 0
         prefix = parse_prefix(resume.objects[0].name) if resume is not None and resume.objects else None
         self._folder = str(prefix) if prefix is not None else ""
+
+    @property
+    def names(self) -> Set[str]:
+        """Of the members."""
+        return self._places.keys()
 
     def __contains__(self, node: str) -> bool:
         return node in self._places

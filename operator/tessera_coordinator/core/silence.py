@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from functools import cached_property
 from statistics import median
 
 from tessera_coordinator.core.nodes import Node
@@ -87,63 +88,85 @@ class Scene:
     pace: Pace
     opened: float
     now: float
+    limits: Limits
+
+    @cached_property
+    def witnesses(self) -> list[Node]:
+        """Who shows that the coordinator hears. Beats are not in step: of nodes that are silent for one common cause,
+        the last has been silent for up to one beat less than the first."""
+        return [node for node in (*self.members, *self.others) if self.hears(node)]
+
+    @cached_property
+    def stopped(self) -> list[Node]:
+        """Members that are heard, and by whose last beat the last step was too long ago: who has not spoken since is
+        no witness, and a node outside the generation can't know."""
+        pause, at = self.pace.median(), self.pace.at
+        if pause is None or at is None:
+            return []
+        members = (node for node in self.members if self.hears(node) and node.told is not None)
+        return [node for node in members if node.told is not None and node.told - at > 2 * pause]
+
+    @cached_property
+    def broken(self) -> list[Node]:
+        """Members that met a collective error."""
+        return [node for node in self.members if node.collective_error is not None]
+
+    def hears(self, node: Node) -> bool:
+        """Whether a node is heard now."""
+        return node.connected and self.now - node.heard <= self.limits.heard_recently
 
 
-def lost_members(scene: Scene, limits: Limits) -> dict[str, str]:
+def lost_members(scene: Scene) -> dict[str, str]:
     """Which members are lost, and why."""
-    lost = {node.name: why for node in scene.members if (why := _cut_off(node, scene, limits))}
-    silent = [node for node in scene.members if node.name not in lost and _silent(node, scene, limits)]
-    if silent and not _presumed_ours(silent, scene, limits):
+    lost = {node.name: why for node in scene.members if (why := _cut_off(node, scene))}
+    silent = [node for node in scene.members if node.name not in lost and _silent(node, scene)]
+    if silent and not _presumed_ours(silent, scene):
         lost |= {
             node.name: f"no beat for {scene.now - node.heard:.1f} s and no step completed since" for node in silent
         }
     return lost
 
 
-def lost_others(scene: Scene, limits: Limits) -> dict[str, str]:
+def lost_others(scene: Scene) -> dict[str, str]:
     """Which nodes outside the generation are lost: nobody waits for them, so less evidence is needed."""
     lost: dict[str, str] = {}
-    quiet = [node for node in scene.others if scene.now - node.heard >= limits.silence]
     for node in scene.others:
         if node.closed is not None and (node.reaped or scene.now - node.closed >= node.return_within):
             lost[node.name] = "its process has ended" if node.reaped else "its stream closed and did not return"
-        elif node in quiet and _witnesses(scene, limits):
+        elif scene.now - node.heard >= scene.limits.silence and scene.witnesses:
             lost[node.name] = f"no beat for {scene.now - node.heard:.1f} s"
     return lost
 
 
-def _cut_off(node: Node, scene: Scene, limits: Limits) -> str | None:
+def _cut_off(node: Node, scene: Scene) -> str | None:
     """The stream closed, did not return, and somebody else has noticed too."""
-    if node.closed is None or scene.now - node.closed < node.return_within:
+    closed = node.closed
+    if closed is None or scene.now - closed < node.return_within:
         return None
     if node.reaped:
         return "its process has ended"
-    if any(_reported_after(peer, node.closed, limits) for peer in scene.members if peer is not node):
+    if any(
+        peer is not node and (peer.collective_error or 0.0) >= closed - scene.limits.silence for peer in scene.broken
+    ):
         return "its stream closed and a peer met a collective error"
-    peers = [peer for peer in scene.members if peer is not node and _heard(peer, scene, limits)]
-    if any(_stopped(peer, scene) and peer.told is not None and peer.told > node.closed for peer in peers):
+    if any(peer is not node and peer.told is not None and peer.told > closed for peer in scene.stopped):
         return "its stream closed and no step was completed since"
     return None
 
 
-def _reported_after(peer: Node, closed: float, limits: Limits) -> bool:
-    return peer.collective_error is not None and peer.collective_error >= closed - limits.silence
-
-
-def _heard(node: Node, scene: Scene, limits: Limits) -> bool:
-    return node.connected and scene.now - node.heard <= limits.heard_recently
-
-
-def _silent(node: Node, scene: Scene, limits: Limits) -> bool:
+def _silent(node: Node, scene: Scene) -> bool:
+    silence = scene.limits.silence
+    if scene.now - node.heard < silence:
+        return False
     alive = max(node.heard, scene.pace.at or scene.opened)
-    return scene.now - node.heard >= limits.silence and scene.now - min(alive, scene.now) >= limits.silence
+    return scene.now - min(alive, scene.now) >= silence
 
 
-def _presumed_ours(silent: list[Node], scene: Scene, limits: Limits) -> bool:
+def _presumed_ours(silent: list[Node], scene: Scene) -> bool:
     """All members, or more than max(2, 10 %), silent since one and the same beat: then only a heard agent's word
     counts, and after `mass_patience` that anybody is heard at all. Without anybody who is heard, never."""
-    witnesses = _witnesses(scene, limits)
-    if not witnesses:
+    limits = scene.limits
+    if not scene.witnesses:
         return True
     many = len(silent) == len(scene.members) or len(silent) > max(2, limits.mass_share * len(scene.members))
     last = [node.heard for node in silent]
@@ -151,18 +174,4 @@ def _presumed_ours(silent: list[Node], scene: Scene, limits: Limits) -> bool:
         return False
     if scene.now - max(last) >= limits.mass_patience:
         return False
-    return not any(node.collective_error is not None or _stopped(node, scene) for node in witnesses)
-
-
-def _stopped(node: Node, scene: Scene) -> bool:
-    """A heard member said that the last step was too long ago, by its last beat: who has not spoken since is no
-    witness, and a node outside the generation can't know."""
-    pause, at = scene.pace.median(), scene.pace.at
-    inside = any(node is member for member in scene.members)
-    return inside and pause is not None and at is not None and node.told is not None and node.told - at > 2 * pause
-
-
-def _witnesses(scene: Scene, limits: Limits) -> list[Node]:
-    """Who shows that the coordinator hears. Beats are not in step: of nodes that are silent for one common cause, the
-    last has been silent for up to one beat less than the first."""
-    return [node for node in (*scene.members, *scene.others) if _heard(node, scene, limits)]
+    return not scene.stopped and not any(node.collective_error is not None for node in scene.witnesses)

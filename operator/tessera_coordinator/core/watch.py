@@ -66,8 +66,8 @@ class Watch:
         inside, nodes = situation.seating or (), self._roster.all()
         members = tuple(node for node in nodes if node.name in inside)
         others = tuple(node for node in nodes if node.name not in inside)
-        scene = Scene(members, others, situation.pace, situation.since, now)
-        return lost_others(scene, self._limits) | (lost_members(scene, self._limits) if members else {})
+        scene = Scene(members, others, situation.pace, situation.since, now, self._limits)
+        return lost_others(scene) | (lost_members(scene) if members else {})
 
     def broken_for_itself(self, members: list[Node | None], now: float) -> bool:
         """A collective error was met some time ago, and nobody was found lost nor has come back."""

@@ -28,8 +28,9 @@ def redo(node: Node, generation: int) -> Send:
 
 def over(members: Iterable[Node], generation: int, reason: str) -> list[Send]:
     """To all who have not said by themselves that they have stopped: that generation is over."""
+    anew = Restart(generation=generation, reason=reason[:2000])
     return [
-        redo(node, generation) if node.finished == generation else again(node, generation, reason)
+        redo(node, generation) if node.finished == generation else Send(node.name, anew)
         for node in members
         if node.finished == generation or node.join is None
     ]
