@@ -37,6 +37,7 @@ class EventName(StrEnum):
     HANG = "Hang"
     DIAGNOSED = "Diagnosed"
     DRILL = "Drill"
+    STRAGGLER = "Straggler"
     STOP_ORDERED = "StopOrdered"
     SELF_DOUBT = "SelfDoubt"
     STORAGE_TROUBLE = "StorageTrouble"

@@ -28,6 +28,8 @@ from tessera_api.trouble import Trouble
 PROTOCOL = 1
 """Raised when a message changes its meaning; the coordinator serves this one and the one before."""
 BEAT_SECONDS = 1.0
+STRAGGLER = "straggler_"
+"""Among a step's numbers, before a rank: how many times as long as the others it works alone."""
 MAX_NUMBERS = 32
 """Named numbers in one step's record or note; more would not fit into a frame with a report's worth of steps."""
 

@@ -1,8 +1,8 @@
 """The resource `TrainingRun`: what to train, on which data, how, on how many nodes, and where the results go.
 
-Owns every field, bound and default of it. `nodes`, `checkpoint`, `hangSeconds`, `drills` and `suspend` may change while
-a run lives; what decides the model's bits is frozen, because a run with other data or another batch is another run.
-Steps are optimizer steps, samples are sequences of `sequenceLength` tokens, a unit is a fixed number of samples that is
+Owns every field, bound and default of it. `nodes`, `checkpoint`, `hangSeconds`, `stragglers`, `drills` and `suspend`
+may change while a run lives; what decides the model's bits is frozen, because a run with other data or another batch is
+another run. Steps are optimizer steps, samples are sequences of `sequenceLength` tokens, a unit is a fixed number of samples that is
 never split between ranks.
 """
 
@@ -94,6 +94,15 @@ class LossGuard(StrEnum):
     TELL = "Tell"
     """It is told, and nothing is done; an update that is no number is left out all the same, and many of them end the
     run."""
+
+
+class Stragglers(StrEnum):
+    """What is done about a node that is slower than the others."""
+
+    TELL = "Tell"
+    """It is named."""
+    REPLACE = "Replace"
+    """It is named, and hands over to a spare, if there is one."""
 
 
 class Drills(StrEnum):
@@ -311,6 +320,9 @@ class TrainingRunSpec(Document):
     """End a generation that computes nothing for so long, and for five times its median step if that is longer, and
     begin the next; from the next start on. Start-up and waits for data have half an hour; waits for a storage that is
     out, evaluation and export have five."""
+    stragglers: Stragglers = Stragglers.TELL
+    """What is done about a node whose ranks take much longer for their work than the others', step after step; from the
+    next start on."""
     drills: Drills = Drills.REFUSED
     """Whether faults may be ordered of this run, to see it recover; from the next start on."""
     managed_by: Annotated[str, StringConstraints(max_length=253, pattern=_CONTROLLER)] = OPERATOR

@@ -86,6 +86,17 @@ class DrillResult(StrEnum):
     """or not."""
 
 
+class ShownStraggler(Document):
+    """A node that holds up the others."""
+
+    node: Annotated[str, StringConstraints(max_length=63)]
+    """Its name."""
+    rank: Annotated[StrictInt, Field(ge=0)]
+    """The slowest of its ranks."""
+    score: _Shown
+    """How many times as long as the others it works on its share of a step, a decimal: the median of the last steps."""
+
+
 class ShownDrill(Document):
     """A fault that was ordered."""
 
@@ -200,9 +211,13 @@ class TrainingRunStatus(Document):
         None
     )
     """The newest generations that ended unplanned."""
+    stragglers: Annotated[tuple[ShownStraggler, ...], Field(max_length=8, json_schema_extra=keyed("node"))] | None = (
+        None
+    )
+    """Nodes that are slower than the others, the slowest first."""
     drills: Annotated[tuple[ShownDrill, ...], Field(max_length=10, json_schema_extra=keyed("identity"))] | None = None
     """The newest drills."""
-    attempts: Annotated[tuple[PodAttempts, ...], Field(max_length=4400, json_schema_extra=keyed("slot"))] | None = None
+    attempts: Annotated[tuple[PodAttempts, ...], Field(max_length=16_700, json_schema_extra=keyed("slot"))] | None = None
     """Which pod of each slot is meant to be there, where it is not the first."""
     active_seconds: Annotated[StrictInt, Field(ge=0)] | None = None
     """Seconds in which the run has had nodes, over all its starts."""

@@ -42,6 +42,7 @@ _WORDS: dict[EventName, str | None] = {
     EventName.HANG: None,
     EventName.DIAGNOSED: "{node}{message}",
     EventName.DRILL: "drill: {node}{message}",
+    EventName.STRAGGLER: "straggler: {node}{message}",
     EventName.STOP_ORDERED: "stop ordered: {message}",
     EventName.SELF_DOUBT: "{message}",
     EventName.STORAGE_TROUBLE: "{node}storage trouble: {message}",

@@ -22,6 +22,7 @@ from tessera_coordinator.core.nodes import Node
 from tessera_coordinator.core.presence import Presence
 from tessera_coordinator.core.state import State
 from tessera_coordinator.core.status import Seen, status
+from tessera_coordinator.core.stragglers import Stragglers
 
 LEDGER_SECONDS = 5.0
 
@@ -56,6 +57,7 @@ class Accounts:
         """Of the ledger what is safe in the storage: what counters show never falls, whoever takes over."""
         self.record: Callable[[IncidentLine | EvidenceLine], None] = lambda line: None
         """Called with every incident that has changed, and with all that was seen of one."""
+        self.stragglers = Stragglers(replaces=False)
         self._membership: Membership | None = None
         self._first_generation: int | None = None
         self._nodes = 0
@@ -125,6 +127,7 @@ class Accounts:
     def over(self) -> None:
         """The generation has ended; what of it is lost is known once the next begins."""
         self._evaluating = False
+        self.stragglers.over()
 
     def phase(self, phase: Phase) -> None:
         """Rank 0 declared a phase."""
@@ -247,6 +250,7 @@ class Accounts:
                 changed=self._since,
                 now=now,
                 incidents=self.incidents.recent(),
+                stragglers=self.stragglers.shown,
                 drills=self.drills.shown(self.incidents.recent(), now),
             )
         )

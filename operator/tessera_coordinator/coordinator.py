@@ -55,6 +55,7 @@ from tessera_coordinator.core.kept import resume_point
 from tessera_coordinator.core.membership import Membership
 from tessera_coordinator.core.notice import noticed, warned
 from tessera_coordinator.core.state import State
+from tessera_coordinator.core.stragglers import Stragglers
 from tessera_coordinator.corrections import Corrections, Wish
 from tessera_coordinator.hurting import Means, carry_out
 from tessera_coordinator.records import Records
@@ -77,6 +78,7 @@ class Terms:
     keep: int
     start: int
     """How many times the run has been started; a restarted coordinator belongs to the same start."""
+    replaces_stragglers: bool = False
 
 
 class Coordinator:
@@ -104,6 +106,7 @@ class Coordinator:
         accounts.attend(membership)
         outcomes = Outcomes(self._committed, self._retired)
         self.checkpoints = Checkpoints(scribe, terms.keep, lambda: self.term, outcomes)
+        accounts.stragglers = Stragglers(terms.replaces_stragglers)
         self.corrections = Corrections(scribe, lambda: self.term, self._corrected)
         self._attempted = 0
 
@@ -307,6 +310,7 @@ class Coordinator:
             self.records.add(line)
             self.accounts.step(line)
             self.apply(self.membership.stepped(steps.generation, record.step, now - age, now))
+            self.apply(self.accounts.stragglers.heard(self.membership, record.numbers))
 
     def _part(self, node: str, part: Part, acknowledge: Callable[[], None]) -> None:
         """Acknowledged once committed, or once it never will be: until then the agent says it again."""
@@ -353,6 +357,7 @@ class Coordinator:
     def tick(self) -> None:
         """Silence, growth, formation; then the accounts."""
         self.apply(self.membership.tick(time.monotonic()))
+        self.apply(self.accounts.stragglers.look(self.membership))
         self.accounts.advance(self.membership)
 
     def publish(self, now: float) -> None:

@@ -115,7 +115,9 @@ async def lead(place: Place, store: Store, log: RunLog, claim: Claim, ears: Ears
 
 
 def _terms(resolved: ResolvedRun) -> Terms:
-    return Terms(resolved.name, resolved.total_steps, resolved.run.spec.checkpoint.keep, resolved.start)
+    spec = resolved.run.spec
+    replaces = spec.stragglers is spec.stragglers.REPLACE
+    return Terms(resolved.name, resolved.total_steps, spec.checkpoint.keep, resolved.start, replaces)
 
 
 def _wanted(resolved: ResolvedRun, history: History, known: Recollection) -> Wanted:

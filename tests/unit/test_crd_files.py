@@ -116,7 +116,7 @@ def test_every_field_of_the_spec_is_frozen_or_known_to_be_mutable(definition: De
     fields = set(root_schema(definition)["properties"]["spec"]["properties"])
 
     free = {"nodes", "checkpoint", "suspend", "priorityClassName", "ttlSecondsAfterFinished", "activeDeadlineSeconds"}
-    free |= {"podTemplate", "queueName", "hangSeconds", "drills"}
+    free |= {"podTemplate", "queueName", "hangSeconds", "stragglers", "drills"}
     mutable = {"TrainingRun": free, "DatasetBuild": set[str]()}[definition.kind]
     assert fields - {freeze.field for freeze in spec.FREEZES} == mutable
 

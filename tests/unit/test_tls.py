@@ -221,6 +221,7 @@ def test_without_tls_too_a_node_of_another_run_is_never_let_in(tmp_path: Path) -
     with LiveCoordinator(tmp_path) as place, LiveNode(place, "node-1", tmp_path, ring=only(b"x" * 32)):
         tell(FakePeer.connect(place, "node-0"))
 
+        eventually(lambda: place.events("NodeSeen"), "a node is seen")
         assert [event["node"] for event in place.events("NodeSeen")] == ["node-0"]
 
 

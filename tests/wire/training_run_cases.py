@@ -143,7 +143,8 @@ _BOUNDS = (
     ),
     _run("spec.training.lossGuard", "act", 'Unsupported value: "act": supported values: "Act", "Tell"', "Tell"),
     _run("spec.nodes.count", 0, "should be greater than or equal to 1", 1),
-    _run("spec.nodes.max", 4097, "should be less than or equal to 4096", 4),
+    _run("spec.nodes.max", 16385, "should be less than or equal to 16384", 4),
+    _run("spec.stragglers", "replace", 'Unsupported value: "replace": supported values: "Tell", "Replace"', "Replace"),
     _run("spec.nodes.spares", 257, "should be less than or equal to 256", 256),
     _run("spec.nodes.processesPerNode", 0, "should be greater than or equal to 1", 1),
     _run(
@@ -226,5 +227,6 @@ DEFAULTS: dict[str, Any] = {
     "spec.training.determinism": "exact",
     "spec.training.compile": "none",
     "spec.training.activationCheckpointing": "none",
+    "spec.stragglers": "Tell",
     "spec.training.lossGuard": "Act",
 }

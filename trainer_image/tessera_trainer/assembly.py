@@ -34,6 +34,7 @@ from tessera_trainer.peak import Arithmetic, peak_of
 from tessera_trainer.saver import Rhythm, Saver
 from tessera_trainer.schedule import Schedule, ScheduleKind
 from tessera_trainer.shape import ModelShape
+from tessera_trainer.slow_ranks import SlowRanks
 from tessera_trainer.training_data import TrainingData
 from tessera_trainer.units import UnitPlan
 
@@ -74,6 +75,7 @@ def assemble(run: Run, resolved: ResolvedRun, world: World, cache: Path, keeper:
         saver=Saver(run, optimiser, keeper, Rhythm(spec.checkpoint.every, spec.checkpoint.snapshots())),
         guard=_guard(training, spec.total_steps, run),
         meter=Meter(shape, peak, world.size, started=time.monotonic()),
+        slow_ranks=SlowRanks(),
         evidence=Evidence(os.environ.get(VARIABLE), run.generation, run.rank),
         total_steps=spec.total_steps,
         global_batch=training.global_batch,

@@ -15,6 +15,7 @@ What must stay true:
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -26,6 +27,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from tessera_trainer import fsdp_edges
 from tessera_trainer.units import Node, TreeFold, UnitPlan, combine
+from tessera_trainer.waits import Waits
 
 Batch = TypeVar("Batch")
 
@@ -58,17 +60,24 @@ class ExactGradients(Generic[Batch]):
         if group.size() != plan.world_size:
             raise ValueError(f"the plan is for {plan.world_size} ranks, the group has {group.size()}")
         self._model, self._plan, self._group, self._device = model, plan, group, device
+        self._waits, self._alone = Waits(device), 0.0
         self._mine = plan.of(group.rank())
         self._unit: int | None = None
         self._folds: dict[nn.Parameter, TreeFold[Tensor]] = {}
         self._folded: dict[nn.Parameter, tuple[Tensor, ...]] = {}
         self._reductions: list[_TreeReduction] = []
+        fsdp_edges.replace_gather(model, fsdp_edges.TimedGather(self._waits.waiting))
         fsdp_edges.replace_reduction(model, self._reduction)
 
     @property
     def plan(self) -> UnitPlan:
         """Which rank runs which units."""
         return self._plan
+
+    @property
+    def alone_s(self) -> float:
+        """What this rank spent on the units of the last step, without its waits for others."""
+        return self._alone
 
     @property
     def mine(self) -> range:
@@ -90,12 +99,14 @@ class ExactGradients(Generic[Batch]):
         if not len(batches) == len(tokens) == len(self._mine):
             raise ValueError(f"this rank runs {len(self._mine)} units, and was given {len(batches)}")
         total = self._total(sum(tokens))
-        losses = []
+        began, losses = time.perf_counter(), []
+        self._waits.take()
         for unit, batch in zip(self._mine, batches, strict=True):
             losses.append(self._run_unit(unit, batch, forward, 1.0 / total))
             on_unit(unit)
         self._folded.clear()
-        unit_losses = self._gather(torch.stack(losses))
+        unit_losses = self._gather(torch.stack(losses))  # waits for the device
+        self._alone = max(0.0, time.perf_counter() - began - self._waits.take())
         return StepLoss(sum_exactly(unit_losses) / total, total, unit_losses)
 
     def _run_unit(self, unit: int, batch: Batch, forward: Callable[[Batch], Tensor], scale: float) -> Tensor:
@@ -110,7 +121,7 @@ class ExactGradients(Generic[Batch]):
         return loss.detach().float()
 
     def _reduction(self, module: FSDPModule) -> fsdp_edges.GroupReduction:
-        reduction = _TreeReduction(self._plan, self._folded, module)
+        reduction = _TreeReduction(self._plan, self._folded, module, self._waits)
         self._reductions.append(reduction)
         return reduction
 
@@ -152,7 +163,8 @@ class ExactGradients(Generic[Batch]):
         padded = torch.zeros(longest, device=self._device)
         padded[: len(losses)] = losses
         gathered = torch.empty(ranks * longest, device=self._device)
-        dist.all_gather_into_tensor(gathered, padded, group=self._group)
+        with self._waits.waiting():
+            dist.all_gather_into_tensor(gathered, padded, group=self._group)
         rows = gathered.view(ranks, longest).tolist()
         return tuple(loss for rank, row in enumerate(rows) for loss in row[: len(self._plan.of(rank))])
 
@@ -160,8 +172,10 @@ class ExactGradients(Generic[Batch]):
 class _TreeReduction(fsdp_edges.GroupReduction):
     """All-to-all of gradient shards, then their sum along the tree on the owner."""
 
-    def __init__(self, plan: UnitPlan, folded: dict[nn.Parameter, tuple[Tensor, ...]], module: FSDPModule) -> None:
-        self._plan, self._folded, self._module = plan, folded, module
+    def __init__(
+        self, plan: UnitPlan, folded: dict[nn.Parameter, tuple[Tensor, ...]], module: FSDPModule, waits: Waits
+    ) -> None:
+        self._plan, self._folded, self._module, self._waits = plan, folded, module, waits
         self._covers = [plan.cover(rank) for rank in range(plan.world_size)]
         self._parameters: tuple[nn.Parameter, ...] = ()
 
@@ -177,7 +191,8 @@ class _TreeReduction(fsdp_edges.GroupReduction):
             senders = [rank for rank, cover in enumerate(self._covers) if len(cover) >= back]
             sends = group.rank() in senders
             mine = packed if back == 1 else self._packed_early(back, packed) if sends else packed
-            received = _exchange(mine, senders, sends, group)
+            with self._waits.waiting():
+                received = _exchange(mine, senders, sends, group)
             parts |= {self._covers[rank][-back]: part for rank, part in zip(senders, received, strict=True)}
         output.copy_(combine(parts, self._plan.root, _add))
 

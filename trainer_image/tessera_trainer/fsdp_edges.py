@@ -9,15 +9,23 @@ from __future__ import annotations
 import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
-from torch.distributed.fsdp._fully_shard._fsdp_api import ReduceScatter
+from torch.distributed.fsdp._fully_shard._fsdp_api import AllGather, ReduceScatter
 
 WRITTEN_FOR = "2.15"
+_SETTERS = (
+    "set_custom_all_gather",
+    "set_custom_reduce_scatter",
+    "set_force_sum_reduction_for_comms",
+    "set_gradient_divide_factor",
+)
+_ALL_GATHER = ("self", "output_tensor", "input_tensor", "group", "async_op")
 _REDUCE_SCATTER = ("self", "output_tensor", "input_tensor", "group", "op", "async_op")
 
 
@@ -35,9 +43,11 @@ def require() -> None:
     """Raises TorchEdgeMissing unless the parts of torch that exact mode needs are there and mean what they meant."""
     if tuple(inspect.signature(ReduceScatter.__call__).parameters) != _REDUCE_SCATTER:
         raise TorchEdgeMissing("the custom reduce-scatter of FSDP2 takes other arguments")
-    for setter in ("set_custom_reduce_scatter", "set_force_sum_reduction_for_comms", "set_gradient_divide_factor"):
+    for setter in _SETTERS:
         if not hasattr(FSDPModule, setter):
             raise TorchEdgeMissing(f"FSDPModule has no {setter}")
+    if tuple(inspect.signature(AllGather.__call__).parameters) != _ALL_GATHER:
+        raise TorchEdgeMissing("the custom gathering of FSDP2 takes other arguments")
     packed = torch.empty(2, 4)
     try:
         pack([torch.arange(6.0).view(3, 2)], packed.view(-1), 2)
@@ -67,6 +77,29 @@ class GroupReduction(ReduceScatter):
     @abstractmethod
     def reduce(self, output: Tensor, packed: Tensor, group: dist.ProcessGroup) -> None:
         """Writes this rank's shard [n] of the sum over ranks to `output`."""
+
+
+class TimedGather(AllGather):
+    """FSDP2's gathering of weights, with `around` each: a block in which the rank waits for others."""
+
+    def __init__(self, around: Callable[[], AbstractContextManager[None]]) -> None:
+        self._around = around
+
+    def allocate(self, size: Sequence[int | torch.SymInt], *, dtype: torch.dtype, device: torch.device) -> Tensor:
+        return torch.empty(*size, dtype=dtype, device=device)
+
+    def __call__(
+        self, output_tensor: Tensor, input_tensor: Tensor, group: dist.ProcessGroup, async_op: bool = False
+    ) -> dist.Work | None:
+        """One that is not waited for here is not timed: FSDP2 asks for such only where it was told to."""
+        with self._around():
+            return dist.all_gather_into_tensor(output_tensor, input_tensor, group=group, async_op=async_op)
+
+
+def replace_gather(model: FSDPModule, gather: TimedGather) -> None:
+    """Gives each FSDP2 module inside `model` this gathering."""
+    for module in fsdp_modules(model):
+        module.set_custom_all_gather(gather)
 
 
 def replace_reduction(model: FSDPModule, make: Callable[[FSDPModule], GroupReduction]) -> None:

@@ -18,6 +18,7 @@ from typing import NoReturn
 import torch
 import torch.distributed as dist
 
+from tessera_api.messages import STRAGGLER
 from tessera_keeper.part_file import Progress
 from tessera_run import Run, Span
 from tessera_run.run import declared
@@ -33,6 +34,7 @@ from tessera_trainer.saver import Saver, Saving
 from tessera_trainer.schedule import Schedule
 from tessera_trainer.second_opinion import ask_all, doubt_of
 from tessera_trainer.shape import ModelShape
+from tessera_trainer.slow_ranks import SlowRanks
 from tessera_trainer.training_data import TrainingData, Units
 
 SPIKE = 8.0
@@ -53,6 +55,7 @@ class Parts:
     guard: LossGuard
     meter: Meter
     evidence: Evidence
+    slow_ranks: SlowRanks
     total_steps: int
     global_batch: int
     sequence_length: int
@@ -67,6 +70,8 @@ class Agreed:
     attention_pairs: int
     data_seconds: float
     """The longest wait for data of any rank."""
+    alone: tuple[float, ...]
+    """What each rank spent on its units, without its waits for others."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,8 @@ def train(run: Run, parts: Parts, progress: Progress) -> Progress:
         if parts.guard.looked.verdict is Verdict.GO_BACK:
             _go_back(run, parts, progress)
         progress = _after(progress, parts)
-        agreed = _agree(parts.world, run, units)
+        agreed = _agree(parts, run, units)
+        parts.slow_ranks.step(agreed.alone, parts.gradients.plan.counts)
         parts.evidence.step(progress.step, done.loss, update.norm, units.ids, parts.gradients.mine)
         _report(run, parts, progress, Result(done.loss, update, agreed, time.perf_counter() - began))
         parts.saver.check()
@@ -156,16 +162,18 @@ def _after(progress: Progress, parts: Parts) -> Progress:
     )
 
 
-def _agree(world: World, run: Run, units: Units) -> Agreed:
+def _agree(parts: Parts, run: Run, units: Units) -> Agreed:
     """One small collective: whoever knows of a stop order makes all of them stop; work is summed."""
+    world = parts.world
     stop = 1 if run.should_stop() else 0
     pairs = sum(batch.attention_pairs for batch in units.batches)
     wait = round(units.seconds * 1e6)
-    mine = torch.tensor([stop, pairs, wait], dtype=torch.int64, device=world.device)
-    all_of_them = torch.empty(world.size * 3, dtype=torch.int64, device=world.device)
+    alone = round(parts.gradients.alone_s * 1e6)
+    mine = torch.tensor([stop, pairs, wait, alone], dtype=torch.int64, device=world.device)
+    all_of_them = torch.empty(world.size * 4, dtype=torch.int64, device=world.device)
     dist.all_gather_into_tensor(all_of_them, mine, group=world.group)
-    rows = all_of_them.view(world.size, 3).tolist()
-    return Agreed(any(row[0] for row in rows), sum(row[1] for row in rows), max(row[2] for row in rows) / 1e6)
+    stops, all_pairs, waits, all_alone = zip(*all_of_them.view(world.size, 4).tolist(), strict=True)
+    return Agreed(any(stops), sum(all_pairs), max(waits) / 1e6, tuple(each / 1e6 for each in all_alone))
 
 
 def _least(world: World, mine: int) -> int:
@@ -202,4 +210,5 @@ def _report(run: Run, parts: Parts, progress: Progress, result: Result) -> None:
         seconds=result.seconds,
         data_seconds=agreed.data_seconds,
         **speed,
+        **{f"{STRAGGLER}{rank}": score for rank, score in parts.slow_ranks.named().items()},
     )

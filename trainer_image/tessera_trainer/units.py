@@ -46,6 +46,11 @@ class UnitPlan:
         return Node(0, self.units)
 
     @property
+    def counts(self) -> tuple[int, ...]:
+        """How many units each rank runs."""
+        return tuple(len(self.of(rank)) for rank in range(self.world_size))
+
+    @property
     def steps(self) -> int:
         """Micro-steps of the busiest rank."""
         return -(-self.units // self.world_size)

@@ -29,6 +29,8 @@ class Wanted:
     """Nodes that have said that they are about to end: whatever size a controller wants, they are to train no more."""
     warned: frozenset[str] = frozenset()
     """Nodes of which a controller says that they are about to end, or have sick devices: the same."""
+    slow: frozenset[str] = frozenset()
+    """Stragglers for which there is another node: the same."""
     ordered: bool = False
     """Whether ranks are ordered by where their nodes are, which a controller will say."""
     places: Mapping[str, str] = field(default_factory=dict)
@@ -50,7 +52,7 @@ class Wanted:
     def chosen(self, names: list[str]) -> list[str]:
         """Who is to train of these, the first `count`: who leaves is needed only where the others are fewer than
         `min`."""
-        going = self.leaving | self.ending | self.warned
+        going = self.leaving | self.ending | self.warned | self.slow
         staying = [name for name in names if name not in going]
         return (staying if len(staying) >= self.min else names)[: self.count]
 

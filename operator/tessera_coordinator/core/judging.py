@@ -144,6 +144,11 @@ class Judge:
         self._proving[node.name] = (node.join.sequence, now + PROOF_SECONDS)
         return Send(node.name, Prove(join=node.join.sequence, reason=words[:2000]))
 
+    def send_away(self, name: str, words: str, roster: Roster) -> list[Effect]:
+        """A node that is wanted no more, if it is still there."""
+        node = roster.get(name)
+        return [self._dismiss(node, words, roster)] if node is not None else []
+
     def _dismiss(self, node: Node, words: str, roster: Roster) -> Send:
         self._dismissed[node.name] = Closed(reason=words[:2000], exit_code=ExitCode.REPLACED)
         roster.drop(node.name)

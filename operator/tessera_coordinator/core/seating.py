@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Set
 from itertools import accumulate
 
@@ -28,6 +29,15 @@ class Seating:
         self._folder = str(prefix) if prefix is not None else ""
 
     @property
+    def ranks(self) -> int:
+        """Of all nodes."""
+        return self._first_ranks[-1]
+
+    def node_of(self, rank: int) -> str:
+        """Where a rank is. Raises IndexError beyond the last."""
+        return self.opened.members[bisect_right(self._first_ranks, rank) - 1].node
+
+    @property
     def names(self) -> Set[str]:
         """Of the members."""
         return self._places.keys()
@@ -45,7 +55,7 @@ class Seating:
             nonce=opened.nonce,
             place=place,
             nodes=len(opened.members),
-            ranks=self._first_ranks[-1],
+            ranks=self.ranks,
             store=opened.store,
             neighbour=self._neighbour(place),
             resume=self._beginning(place),

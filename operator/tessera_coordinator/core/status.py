@@ -8,7 +8,7 @@ from tessera_api.incident import Incident
 from tessera_api.journal import StepLine
 from tessera_api.run_directory import evidence_name
 from tessera_api.times import span, stamp
-from tessera_api.training_run_status import RunPhase, ShownDrill, TrainingRunStatus
+from tessera_api.training_run_status import RunPhase, ShownDrill, ShownStraggler, TrainingRunStatus
 from tessera_coordinator.core.ledger import Cause, Ledger, cost
 
 
@@ -33,6 +33,7 @@ class Seen:
     """Unix seconds since when `phase` has been so."""
     now: float
     incidents: tuple[Incident, ...] = ()
+    stragglers: tuple[ShownStraggler, ...] = ()
     drills: tuple[ShownDrill, ...] = ()
 
 
@@ -69,6 +70,7 @@ def status(seen: Seen) -> TrainingRunStatus:
         shown["eta"] = span((seen.total_steps - done) * seen.seconds_per_step)
     if seen.incidents:
         shown["incidents"] = [_incident(incident) for incident in seen.incidents]
+    shown["stragglers"] = seen.stragglers or None
     shown["drills"] = seen.drills or None
     return TrainingRunStatus.model_validate({key: value for key, value in shown.items() if value is not None})
 

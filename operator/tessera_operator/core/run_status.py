@@ -14,7 +14,7 @@ from tessera_operator.core.run_decision import Over, Plan
 from tessera_operator.core.view import View
 
 _FROM_COORDINATOR = ("step", "loss", "tokens_per_second", "mfu", "nodes", "active_nodes", "restarts")
-_ALSO = ("goodput", "ettr", "node_seconds", "cost", "lost_work_cost", "eta", "incidents", "drills")
+_ALSO = ("goodput", "ettr", "node_seconds", "cost", "lost_work_cost", "eta", "incidents", "stragglers", "drills")
 
 
 def run_status(view: View, plan: Plan) -> TrainingRunStatus:
