@@ -2,8 +2,8 @@
 
 Owns every field, bound and default of it. `nodes`, `checkpoint`, `hangSeconds`, `stragglers`, `drills` and `suspend`
 may change while a run lives; what decides the model's bits is frozen, because a run with other data or another batch is
-another run. Steps are optimizer steps, samples are sequences of `sequenceLength` tokens, a unit is a fixed number of samples that is
-never split between ranks.
+another run. Steps are optimizer steps, samples are sequences of `sequenceLength` tokens, a unit is a fixed number of
+samples that is never split between ranks.
 """
 
 from decimal import Decimal

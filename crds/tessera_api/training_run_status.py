@@ -14,6 +14,8 @@ from tessera_api.failure import FailureClass, Rung
 from tessera_api.resource import Conditions, Document, keyed, listed
 
 MOST_NODES = 16_384
+MOST_PODS = 16_700
+"""With spares and coordinators."""
 
 
 class RunPhase(StrEnum):
@@ -217,7 +219,9 @@ class TrainingRunStatus(Document):
     """Nodes that are slower than the others, the slowest first."""
     drills: Annotated[tuple[ShownDrill, ...], Field(max_length=10, json_schema_extra=keyed("identity"))] | None = None
     """The newest drills."""
-    attempts: Annotated[tuple[PodAttempts, ...], Field(max_length=16_700, json_schema_extra=keyed("slot"))] | None = None
+    attempts: (
+        Annotated[tuple[PodAttempts, ...], Field(max_length=MOST_PODS, json_schema_extra=keyed("slot"))] | None
+    ) = None
     """Which pod of each slot is meant to be there, where it is not the first."""
     active_seconds: Annotated[StrictInt, Field(ge=0)] | None = None
     """Seconds in which the run has had nodes, over all its starts."""

@@ -103,5 +103,6 @@ def test_few_are_replaced() -> None:
 
 def test_nonsense_of_a_program_of_ones_own_names_nobody() -> None:
     world, stragglers = trains(), Stragglers(replaces=True)
-    assert hears(world, stragglers, {"straggler_": 2.0, "straggler_x": 2.0, "straggler_99": 2.0, "straggler_-1": 3.0}) == []
+    numbers = {"straggler_": 2.0, "straggler_x": 2.0, "straggler_99": 2.0, "straggler_-1": 3.0}
+    assert hears(world, stragglers, numbers) == []
     assert stragglers.shown == ()
