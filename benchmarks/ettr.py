@@ -3,9 +3,8 @@
 python benchmarks/ettr.py [--quick] [--every SECONDS] [--minutes N] [--seed N] [--work DIR]: a JSON line a figure; what
 each drill said goes to standard error. Three nodes and a spare train 20 million parameters (`tessera local`, hang floor
 5 s); every so many seconds a fault is drawn, and who suffers it: a node that trains, the one of rank 0 among them, or
-the leading coordinator. The figure takes nothing from the run's own account: it is steps that count,
-times the median step of the same run while nobody hurt it, over the time from the first fault to the end; the account's
-own figure stands beside it.
+the leading coordinator. The figure takes nothing from the run's own account: it is the time of all steps that count,
+each once, as its trainers took it, over the time from the first fault to the end; the account's own stands beside it.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from statistics import median
 
 from drills import driven, newest, until
 from workload import Workload
@@ -50,13 +48,12 @@ def main() -> None:
     workload = Workload("llama-1m" if options.quick else "llama-20m", every=10, hang_seconds=5)
     with tempfile.TemporaryDirectory(dir=options.work) as folder, driven(Path(folder), "hurt", workload) as directory:
         until(directory, ALONE_STEPS, 600.0)
-        alone = median(seconds(directory)[10:])
         made, began, before = newest(directory), time.monotonic(), account(directory)
         done = hurt(directory, random.Random(options.seed), every, began + 60.0 * minutes)
-        spent, steps, after = time.monotonic() - began, newest(directory) - made, account(directory)
+        spent, trained, after = time.monotonic() - began, seconds(directory, made), account(directory)
     name = f"ETTR, a failure every {every:g} s for {minutes:g} min"
     goal = None if options.quick else GOALS.get(every)
-    say(name, min(1.0, steps * alone / spent), goal, options.quick)
+    say(name, trained / spent, goal, options.quick)
     say(f"{name}: as the run accounts for it", share(before, after), None, options.quick)
     print(json.dumps({"name": f"{name}: faults done", "value": done, "unit": "faults", "quick": options.quick}))
 
@@ -95,10 +92,12 @@ def training(directory: RunDirectory) -> list[str]:
     return sorted(name for name, node in nodes.items() if node["role"] != "spare")
 
 
-def seconds(directory: RunDirectory) -> list[float]:
-    """Of each step so far."""
+def seconds(directory: RunDirectory, after: int) -> float:
+    """Of all steps after this one, each as the last generation that made it took it."""
     lines = directory.metrics.read_text().splitlines(keepends=True)
-    return [float(json.loads(text)["seconds"]) for text in lines if text.endswith("\n")]
+    steps = [json.loads(text) for text in lines if text.endswith("\n")]
+    last = {step["step"]: step for step in sorted(steps, key=lambda step: int(step["generation"]))}
+    return sum(float(step["seconds"]) for number, step in last.items() if number > after)
 
 
 def account(directory: RunDirectory) -> dict[str, float]:
