@@ -14,6 +14,8 @@ from tessera_api.failure import FailureClass, Rung
 from tessera_api.resource import Conditions, Document, keyed, listed
 
 MOST_NODES = 16_384
+MOST_SHOWN = 8
+"""Stragglers."""
 MOST_PODS = 16_700
 """With spares and coordinators."""
 
@@ -213,9 +215,9 @@ class TrainingRunStatus(Document):
         None
     )
     """The newest generations that ended unplanned."""
-    stragglers: Annotated[tuple[ShownStraggler, ...], Field(max_length=8, json_schema_extra=keyed("node"))] | None = (
-        None
-    )
+    stragglers: (
+        Annotated[tuple[ShownStraggler, ...], Field(max_length=MOST_SHOWN, json_schema_extra=keyed("node"))] | None
+    ) = None
     """Nodes that are slower than the others, the slowest first."""
     drills: Annotated[tuple[ShownDrill, ...], Field(max_length=10, json_schema_extra=keyed("identity"))] | None = None
     """The newest drills."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tessera_api.exit_codes import ExitCode
 from tessera_api.journal import EventName
 from tessera_api.messages import Closed, Phase
+from tessera_api.training_run_status import MOST_SHOWN, TrainingRunStatus
 from tessera_coordinator.core.effects import Announce
 from tessera_coordinator.core.stragglers import Stragglers
 from tests.unit.run_world import World
@@ -53,6 +54,15 @@ def test_the_slowest_is_shown_first() -> None:
     world, stragglers = trains(), Stragglers(replaces=False)
     hears(world, stragglers, {"straggler_0": 1.5, "straggler_2": 2.5, "straggler_1": 1.4})
     assert [one.node for one in stragglers.shown] == ["c", "a", "b"]
+
+
+def test_no_more_are_shown_than_the_status_has_room_for_whatever_a_program_says() -> None:
+    names = tuple(f"n{number}" for number in range(12))
+    world, stragglers = World(count=12, least=1), Stragglers(replaces=False)
+    world.arrive(*names)
+    hears(world, stragglers, {f"straggler_{rank}": 2.0 + rank for rank in range(12)})
+    assert [one.rank for one in stragglers.shown] == list(range(11, 3, -1))
+    assert len(TrainingRunStatus.model_validate({"stragglers": stragglers.shown}).stragglers or ()) == MOST_SHOWN
 
 
 def test_nobody_is_replaced_where_the_run_only_wants_to_be_told() -> None:

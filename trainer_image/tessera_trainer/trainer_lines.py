@@ -15,7 +15,7 @@ from typing import Any
 
 from tessera_api.log import StoredObject
 from tessera_api.messages import Note, Part, Phase, PhaseChange, Report, RewindRequest, SkipRequest, StepRecord
-from tessera_api.seat import Pieces, Seat
+from tessera_api.seat import PAGE, Pieces, Seat
 from tessera_api.trouble import Trouble, TroubleKind
 from tessera_trainer.node_link import NodeLink
 
@@ -132,7 +132,8 @@ class TrainerLines:
             told = pieces.model_dump(mode="json", include={"first", "pieces"})
             writer.write(json.dumps(told).encode() + b"\n")
 
-        self._link.pieces.ask(generation, first, answered)
+        # The ranks of a node, and nodes side by side, want parts of the same pages.
+        self._link.pieces.ask(generation, first - first % PAGE, answered)
 
     def _hear(self, said: dict[str, Any], rank: int, generation: int) -> None:
         link = self._link

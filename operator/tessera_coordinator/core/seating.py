@@ -27,6 +27,8 @@ class Seating:
         self._count = len(resume.objects) if resume is not None else 0
         prefix = parse_prefix(resume.objects[0].name) if resume is not None and resume.objects else None
         self._folder = str(prefix) if prefix is not None else ""
+        self._pages: dict[int, Pieces] = {}
+        """Those that were asked for; all nodes ask for the same."""
 
     @property
     def ranks(self) -> int:
@@ -65,7 +67,12 @@ class Seating:
 
     def page(self, first: int) -> Pieces:
         """Objects of the point that it begins from, from number `first` on."""
-        return Pieces(generation=self.opened.generation, first=first, pieces=self._pieces(first, first + PAGE))
+        if first not in self._pages:
+            pieces = self._pieces(first, first + PAGE)
+            if first % PAGE:
+                return Pieces(generation=self.opened.generation, first=first, pieces=pieces)
+            self._pages[first] = Pieces(generation=self.opened.generation, first=first, pieces=pieces)
+        return self._pages[first]
 
     def _neighbour(self, place: int) -> KeeperAddress | None:
         """The keeper that holds a node's copies: that of the member half a round away, which is the least likely to be

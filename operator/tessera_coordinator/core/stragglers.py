@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from tessera_api.journal import EventName
 from tessera_api.messages import STRAGGLER
-from tessera_api.training_run_status import ShownStraggler
+from tessera_api.training_run_status import MOST_SHOWN, ShownStraggler
 from tessera_coordinator.core.effects import Announce, Effect
 from tessera_coordinator.core.membership import Membership
 from tessera_coordinator.core.state import State
@@ -39,9 +39,10 @@ class Stragglers:
         scores = {int(name.removeprefix(STRAGGLER)): value for name, value in numbers.items() if _names_a_rank(name)}
         found = [(seating.node_of(rank), rank, score) for rank, score in scores.items() if rank < seating.ranks]
         worst = {node: (rank, score) for node, rank, score in sorted(found, key=lambda one: one[2])}
+        slowest = list(worst.items())[::-1][:MOST_SHOWN]
         self.shown = tuple(
-            ShownStraggler(node=node, rank=rank, score=f"{score:.2f}") for node, (rank, score) in worst.items()
-        )[::-1]
+            ShownStraggler(node=node, rank=rank, score=f"{score:.2f}") for node, (rank, score) in slowest
+        )
         generation = seating.opened.generation
         known = self._named[1] if self._named[0] == generation else frozenset[str]()
         self._named = (generation, known | worst.keys())
