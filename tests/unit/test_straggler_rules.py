@@ -65,6 +65,12 @@ def test_no_more_are_shown_than_the_status_has_room_for_whatever_a_program_says(
     assert len(TrainingRunStatus.model_validate({"stragglers": stragglers.shown}).stragglers or ()) == MOST_SHOWN
 
 
+def test_a_score_beyond_reason_is_shown_as_the_most_that_there_is() -> None:
+    world, stragglers = trains(), Stragglers(replaces=False)
+    hears(world, stragglers, {"straggler_0": float("nan"), "straggler_1": 1e300, "straggler_2": -1e300})
+    assert [(one.rank, one.score) for one in stragglers.shown] == [(1, "9999.00")]
+
+
 def test_nobody_is_replaced_where_the_run_only_wants_to_be_told() -> None:
     world, stragglers = trains("d"), Stragglers(replaces=False)
     hears(world, stragglers, {"straggler_1": 2.0})

@@ -17,6 +17,8 @@ from tessera_coordinator.core.effects import Announce, Effect
 from tessera_coordinator.core.membership import Membership
 from tessera_coordinator.core.state import State
 
+MOST_SCORE = 9999.0
+"""Whatever a program says."""
 MOST_SHARE = 8
 """At most one node of so many is replaced, and always one."""
 
@@ -36,7 +38,9 @@ class Stragglers:
         seating = membership.seating
         if seating is None or membership.state is not State.OPEN:
             return []
-        scores = {int(name.removeprefix(STRAGGLER)): value for name, value in numbers.items() if _names_a_rank(name)}
+        slow = ((name, value) for name, value in numbers.items() if _names_a_rank(name) and value >= 1.0)
+        named = {name: min(value, MOST_SCORE) for name, value in slow}
+        scores = {int(name.removeprefix(STRAGGLER)): score for name, score in named.items()}
         found = [(seating.node_of(rank), rank, score) for rank, score in scores.items() if rank < seating.ranks]
         worst = {node: (rank, score) for node, rank, score in sorted(found, key=lambda one: one[2])}
         slowest = list(worst.items())[::-1][:MOST_SHOWN]
