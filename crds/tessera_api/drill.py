@@ -28,6 +28,10 @@ class Fault(StrEnum):
     """by SIGABRT, as a watchdog does."""
     WORKER_EXCEPTION = "worker-exception"
     """A trainer raises an exception after its next step."""
+    LOADER_EXCEPTION = "loader-exception"
+    """A thread that reads data for a trainer raises one."""
+    OUT_OF_MEMORY = "out-of-memory"
+    """A trainer asks for more memory than there is."""
     WORKER_STOP = "worker-stop"
     """A trainer is stopped by SIGSTOP, for good: it hangs."""
     LOCK_HOG = "lock-hog"
@@ -36,6 +40,16 @@ class Fault(StrEnum):
     """A trainer's loss is no number in its next step, and its gradients are none: its device is taken for sick."""
     LOSS_SPIKE = "loss-spike"
     """A trainer's share of the weights becomes wrong: the loss of all rises."""
+    CORRUPT_SHARD = "corrupt-shard"
+    """A block of a dataset comes to a trainer with a bit that is wrong."""
+    SLOW_STORAGE = "slow-storage"
+    """Each part of a checkpoint takes the node's keeper seconds more to store,"""
+    DISK_FULL = "disk-full"
+    """or the storage has no room for it,"""
+    TORN_UPLOAD = "torn-upload"
+    """or half of the next one gets there."""
+    CLOCK_STEP = "clock-step"
+    """The clocks of the node's processes are an hour off."""
     AGENT_KILL = "agent-kill"
     """The node's agent is ended by SIGKILL, and all of the node with it."""
     AGENT_STOP = "agent-stop"
@@ -44,6 +58,8 @@ class Fault(StrEnum):
     """All processes of the node are ended at once,"""
     NODE_STOP = "node-stop"
     """or stopped."""
+    POWER_LOSS = "power-loss"
+    """All of the node falls silent at once and for good; no connection of it is closed."""
     NODE_TERMINATE = "node-terminate"
     """The node is told to end (SIGTERM): it hands over."""
     SLOW_NODE = "slow-node"
@@ -58,6 +74,9 @@ class Fault(StrEnum):
 
 LASTING = frozenset(
     (
+        Fault.SLOW_STORAGE,
+        Fault.DISK_FULL,
+        Fault.CLOCK_STEP,
         Fault.AGENT_STOP,
         Fault.NODE_STOP,
         Fault.SLOW_NODE,
@@ -66,7 +85,11 @@ LASTING = frozenset(
     )
 )
 """These last for the drill's `seconds`, then the processes go on; the others are done at once."""
-OF_OUR_TRAINER = frozenset((Fault.NAN_GRADIENT, Fault.LOSS_SPIKE))
+OF_STORING = frozenset((Fault.SLOW_STORAGE, Fault.DISK_FULL, Fault.TORN_UPLOAD))
+"""Done by the node's keeper, which stores for our trainer."""
+OF_READING = frozenset((Fault.LOADER_EXCEPTION, Fault.CORRUPT_SHARD))
+OF_THE_GUARD = frozenset((Fault.NAN_GRADIENT, Fault.LOSS_SPIKE))
+OF_OUR_TRAINER = OF_STORING | OF_READING | OF_THE_GUARD
 """Other programs know nothing of these."""
 OF_COORDINATORS = frozenset((Fault.COORDINATOR_KILL, Fault.COORDINATOR_STOP))
 
@@ -107,14 +130,22 @@ PROMISES = {
     Fault.WORKER_SEGFAULT: _AT_ONCE,
     Fault.WORKER_ABORT: _AT_ONCE,
     Fault.WORKER_EXCEPTION: _AT_ONCE,
+    Fault.LOADER_EXCEPTION: _AT_ONCE,
+    Fault.OUT_OF_MEMORY: _AT_ONCE,
     Fault.WORKER_STOP: HANG,
     Fault.LOCK_HOG: HANG,
     Fault.NAN_GRADIENT: _AT_ONCE,
     Fault.LOSS_SPIKE: GUARD,
+    Fault.CORRUPT_SHARD: _AT_ONCE,
+    Fault.SLOW_STORAGE: NOTHING,
+    Fault.DISK_FULL: NOTHING,
+    Fault.TORN_UPLOAD: NOTHING,
+    Fault.CLOCK_STEP: NOTHING,
     Fault.AGENT_KILL: _AT_ONCE,
     Fault.AGENT_STOP: NOTHING,
     Fault.NODE_KILL: _AT_ONCE,
     Fault.NODE_STOP: _SILENT,
+    Fault.POWER_LOSS: _SILENT,
     Fault.NODE_TERMINATE: NOTHING,
     Fault.SLOW_NODE: NOTHING,
     Fault.STREAM_CUT: NOTHING,

@@ -22,6 +22,12 @@ F = FailureClass
         (Sign.PROGRAM, "exit code 641", "ended by exit code 641, without a word", F.WORKER_CRASH),
         (Sign.PROGRAM, "out of memory: a trainer was killed", "out of memory: ...", F.OUT_OF_MEMORY),
         (Sign.PROGRAM, "train.py:9 MemoryError", "MemoryError: ", F.OUT_OF_MEMORY),
+        (
+            Sign.PROGRAM,
+            "a.py:1 RuntimeError",
+            "[enforce fail at alloc_cpu.cpp:128] err == 0. DefaultCPUAllocator: can't allocate memory: you tried",
+            F.OUT_OF_MEMORY,
+        ),
         (Sign.PROGRAM, "train.py:9 OutOfMemoryError", "CUDA out of memory. Tried to allocate", F.DEVICE_OUT_OF_MEMORY),
         (Sign.PROGRAM, "a.py:1 RuntimeError", "HIP out of memory", F.DEVICE_OUT_OF_MEMORY),
         (Sign.PROGRAM, "a.py:1 AcceleratorError", "CUDA error: uncorrectable ECC error encountered", F.SICK_DEVICE),

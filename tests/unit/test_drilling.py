@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,10 @@ from tessera_api.incident import Incident
 from tessera_api.training_run_status import DrillResult
 from tessera_coordinator.core.drilling import WATCHED_SECONDS, Drills
 from tessera_operator.core.drill_request import drill_of
+from tessera_run.clock_drill import OFF_SECONDS
 from tessera_trainer import drills as node_drills
 from tessera_trainer.drills import Surroundings, perform
+from tests.unit.live_coordinator import eventually
 
 MEMBERS = ("node-0", "node-1")
 
@@ -170,10 +173,12 @@ class Trainers:
         self.processes = {rank: subprocess.Popen(sleep) for rank in (3, 5)}
         self.told: list[dict[str, object]] = []
         self.cut: list[float] = []
+        self.storing: list[Drill] = []
         self.around = Surroundings(
             trainers=lambda: {rank: process.pid for rank, process in self.processes.items()},
             others=list,
             tell=self.told.append,
+            storing=self.storing.append,
             cut=self.cut.append,
         )
 
@@ -215,7 +220,7 @@ def test_a_trainer_that_is_stopped_stays_so_and_others_go_on_after_their_time(tr
         pid = trainers.processes[3].pid
         os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOWAIT)
         assert state(pid) == "T"
-        node_drills.go_on_later(0.1, [pid])
+        node_drills.later(0.1, "CONT", [pid])
         os.waitid(os.P_PID, pid, os.WCONTINUED | os.WNOWAIT)
         assert state(pid) in "RS"
     finally:
@@ -228,6 +233,43 @@ def test_what_only_a_trainer_can_do_to_itself_it_is_told(trainers: Trainers) -> 
         perform(order(Fault.STREAM_CUT), trainers.around)
         assert trainers.told == [{"drill": "worker-exception", "rank": 3}]
         assert trainers.cut == [10.0]
+    finally:
+        trainers.close()
+
+
+def test_what_is_stored_is_the_keepers_to_hurt(trainers: Trainers) -> None:
+    try:
+        perform(order(Fault.DISK_FULL), trainers.around)
+        assert [drill.fault for drill in trainers.storing] == [Fault.DISK_FULL]
+        assert trainers.told == []
+    finally:
+        trainers.close()
+
+
+def test_all_clocks_of_a_node_are_off_for_the_drills_time(trainers: Trainers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "time", time.time)  # put back afterwards
+    right = time.time()
+    try:
+        perform(Drill(identity="a", fault=Fault.CLOCK_STEP, seconds=0.2), trainers.around)
+        assert time.time() - right >= OFF_SECONDS
+        assert [(told["rank"], told["seconds"]) for told in trainers.told] == [(3, 0.2), (5, 0.2)]
+        end = time.monotonic() + 0.2
+        eventually(lambda: time.monotonic() >= end, "the drill is over")
+        assert time.time() - right < OFF_SECONDS / 2
+    finally:
+        trainers.close()
+
+
+def test_a_node_without_power_is_silent_first_and_gone_later(
+    trainers: Trainers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node_drills, "SILENT_SECONDS", 0.2)
+    pids = [process.pid for process in trainers.processes.values()]
+    try:
+        node_drills._by_signal(order(Fault.POWER_LOSS), pids)
+        for pid in pids:
+            os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOWAIT)
+        assert [process.wait(10) for process in trainers.processes.values()] == [-signal.SIGKILL] * 2
     finally:
         trainers.close()
 
@@ -248,7 +290,7 @@ import time
 from tessera_api.drill import Drill, Fault
 from tessera_trainer.drills import Surroundings, perform
 
-around = Surroundings(trainers=dict, others=list, tell=print, cut=print)
+around = Surroundings(trainers=dict, others=list, tell=print, storing=print, cut=print)
 began = time.monotonic()
 perform(Drill(identity="a", fault=Fault.{fault}, seconds=0.3), around)
 print("went on", time.monotonic() - began >= 0.3)

@@ -87,6 +87,13 @@ class TokenStream:
             self._copy(shard, start - int(self._first[shard]), tokens)
         return tokens
 
+    def read_wrong_bit(self) -> None:
+        """A drill: the first block comes with one. Raises CorruptShard."""
+        shard = self._shards[0]
+        block = bytearray(self._map(shard, 0)[:BLOCK_BYTES])
+        block[0] ^= 1
+        check_block(shard.info, 0, memoryview(block), shard.crc32[0])
+
     def expect(self, samples: Integers) -> None:
         """Says that these samples will be read soon."""
         if self._pieces.piece_bytes is not None:

@@ -10,6 +10,7 @@ import logging
 from contextlib import suppress
 from typing import Any
 
+from tessera_api.drill import Fault
 from tessera_api.keys import Ring
 from tessera_api.messages import Part
 from tessera_keeper.keeping import Keeping, Neighbour
@@ -47,5 +48,7 @@ class Control:
             case "kept":
                 kept = [part.model_dump(mode="json") for part in keeping.shelf.kept()]
                 self._agent.say({"number": document["number"], "kept": kept})
+            case "drill":
+                keeping.drill.order(Fault(document["fault"]), float(document["seconds"]))
             case other:
                 raise ValueError(f"the agent said {other!r}")

@@ -24,6 +24,7 @@ from tessera_keeper.peer_stream import PeerLost
 from tessera_keeper.peers import Address, copy_to
 from tessera_keeper.sealing import seal
 from tessera_keeper.shelf import Buffer, Kept, Shelf
+from tessera_keeper.storage_drill import StorageDrill
 from tessera_store import Store, StoreError
 
 logger = logging.getLogger(__name__)
@@ -86,6 +87,7 @@ class Keeping:
         self.shelf = shelf or Shelf()
         self._open_store, self._report = store, report
         self._store: Store | None = None
+        self.drill = StorageDrill()
         self._neighbour: Neighbour | None = None
 
     def begin(self, folder: str, generation: int, neighbour: Neighbour | None) -> None:
@@ -135,7 +137,7 @@ class Keeping:
     def _put(self, order: Staged, kept: Kept, told: Told) -> None:
         assert kept.sealed is not None
         try:
-            self._opened().put(kept.name, Path(f"/proc/self/fd/{kept.buffer.file}"))
+            self.drill.put(self._opened(), kept.name, Path(f"/proc/self/fd/{kept.buffer.file}"))
             self._report(_report(order, kept.sealed))
             told.stored(kept.sealed)
         except Exception as error:

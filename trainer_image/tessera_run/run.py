@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any, NoReturn
 
+from tessera_run.clock_drill import step_clock
 from tessera_run.failure import is_collective_error, is_storage_error, place_of
 from tessera_run.resume import Part, Resume, resume_of
 
@@ -36,6 +37,8 @@ STORAGE_PAUSE_SECONDS = 10.0
 MAX_QUEUED = 100_000
 PROGRESS_SECONDS = 5.0
 MAX_LINE_BYTES = 64 << 20
+MORE_THAN_THERE_IS = 1 << 52
+"""Bytes: beyond what a process can address."""
 MAX_NUMBERS = 32
 MAX_NAME = 40
 
@@ -120,6 +123,8 @@ class Run:
         said = {"step": step, "tokens": tokens, "loss": float(loss), "time": time.time(), "numbers": shown}
         self._progress_due = time.monotonic() + PROGRESS_SECONDS
         self._say({"do": "step", **said})
+        if self.drilled("out-of-memory"):
+            bytearray(MORE_THAN_THERE_IS)
         if self.drilled("worker-exception"):
             raise DrillFault(f"ordered by a drill, after step {step}")
 
@@ -295,6 +300,8 @@ class Run:
             self._stop = Stop(str(stop["reason"]), time.monotonic() + float(stop["seconds"]))
         if document.get("drill") is not None and document["rank"] == self.rank:
             self._drilled = str(document["drill"])
+            if document["drill"] == "clock-step":
+                step_clock(float(document["seconds"]))
             if document["drill"] == "lock-hog":
                 pow(7, 10**9)  # one operation of C, which never lets go of the lock
         if document.get("pieces") is not None:

@@ -212,6 +212,7 @@ class RunningNode:
             trainers=self._lines.trainers,
             others=lambda: [pid for pid in below(os.getpid()) if pid not in own],
             tell=self._lines.tell,
+            storing=self._keeper.drill,
             cut=self.link.cut,
         )
         perform(drill, around)

@@ -13,9 +13,12 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
-from tessera_api.drill import LASTING, Drill, Fault
+from tessera_api.drill import LASTING, OF_READING, OF_STORING, OF_THE_GUARD, Drill, Fault
+from tessera_run.clock_drill import step_clock
 
 SLICE_SECONDS = 0.25
+SILENT_SECONDS = 30.0
+"""Of a node that has lost its power, until its processes are ended: by then everybody has given it up."""
 FIRST = 1
 """A container's first process: the kernel keeps signals of its own container from ending or stopping it."""
 SHARE = 0.2
@@ -32,6 +35,8 @@ class Surroundings:
     """The node's further processes, without the agent: they die with it."""
     tell: Callable[[dict[str, object]], None]
     """A document for every trainer of this node. From any thread."""
+    storing: Callable[[Drill], None]
+    """Has the keeper hurt what it stores."""
     cut: Callable[[float], None]
     """No stream to any coordinator for so many seconds."""
 
@@ -45,31 +50,47 @@ _SIGNALS = {
     Fault.AGENT_STOP: signal.SIGSTOP,
     Fault.NODE_KILL: signal.SIGKILL,
     Fault.NODE_STOP: signal.SIGSTOP,
+    Fault.POWER_LOSS: signal.SIGSTOP,
     Fault.NODE_TERMINATE: signal.SIGTERM,
 }
 _OF_A_WORKER = (Fault.WORKER_KILL, Fault.WORKER_SEGFAULT, Fault.WORKER_ABORT, Fault.WORKER_STOP)
-_OF_THE_NODE = (Fault.NODE_KILL, Fault.NODE_STOP)
+_OF_THE_NODE = (Fault.NODE_KILL, Fault.NODE_STOP, Fault.POWER_LOSS)
+_OF_A_PROGRAM = OF_READING | OF_THE_GUARD | {Fault.WORKER_EXCEPTION, Fault.OUT_OF_MEMORY, Fault.LOCK_HOG}
 
 
 def perform(drill: Drill, node: Surroundings) -> None:
     """Do it now. Faults that last go on in a thread or process of their own; the coordinator's are its own affair."""
     trainers = node.trainers()
     match drill.fault:
-        case Fault.WORKER_EXCEPTION | Fault.LOCK_HOG | Fault.NAN_GRADIENT | Fault.LOSS_SPIKE:
-            node.tell({"drill": drill.fault.value, "rank": min(trainers, default=0)})
+        case fault if fault in _SIGNALS:
+            _by_signal(drill, _victims(fault, trainers, node))
+        case fault if fault in _OF_A_PROGRAM:
+            node.tell({"drill": fault.value, "rank": min(trainers, default=0)})
+        case fault if fault in OF_STORING:
+            node.storing(drill)
+        case Fault.CLOCK_STEP:
+            step_clock(drill.seconds)
+            for rank in trainers:
+                node.tell({"drill": drill.fault.value, "rank": rank, "seconds": drill.seconds})
         case Fault.SLOW_NODE:
             threading.Thread(target=_slow, args=(drill.seconds, node), daemon=True).start()
         case Fault.STREAM_CUT:
             node.cut(drill.seconds)
-        case fault if fault in _SIGNALS:
-            pids = _victims(fault, trainers, node)
-            if fault in LASTING:
-                go_on_later(drill.seconds, pids)
-            _signal(_SIGNALS[fault], pids)
-            if os.getpid() == FIRST and FIRST in pids:
-                _as_first(_SIGNALS[fault], drill.seconds)
         case _:
             pass
+
+
+def _by_signal(drill: Drill, pids: list[int]) -> None:
+    lost = drill.fault is Fault.POWER_LOSS
+    if lost:
+        later(SILENT_SECONDS, "KILL", pids)
+    elif drill.fault in LASTING:
+        later(drill.seconds, "CONT", pids)
+    _signal(_SIGNALS[drill.fault], pids)
+    if os.getpid() == FIRST and FIRST in pids:
+        _as_first(_SIGNALS[drill.fault], SILENT_SECONDS if lost else drill.seconds)
+        if lost:
+            os._exit(128 + signal.SIGKILL)
 
 
 def _victims(fault: Fault, trainers: Mapping[int, int], node: Surroundings) -> list[int]:
@@ -80,9 +101,9 @@ def _victims(fault: Fault, trainers: Mapping[int, int], node: Surroundings) -> l
     return [*dict.fromkeys(others), os.getpid()]
 
 
-def go_on_later(seconds: float, pids: Iterable[int]) -> None:
-    """Someone of a session of its own lets these processes go on after so many seconds."""
-    command = f"sleep {seconds:.1f}; kill -CONT {' '.join(map(str, pids))}"
+def later(seconds: float, signal_name: str, pids: Iterable[int]) -> None:
+    """Someone of a session of its own sends these processes a signal after so many seconds."""
+    command = f"sleep {seconds:.1f}; kill -{signal_name} {' '.join(map(str, pids))}"
     subprocess.Popen(["/bin/sh", "-c", command], start_new_session=True, stdin=subprocess.DEVNULL)
 
 

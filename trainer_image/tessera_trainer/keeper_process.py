@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from tessera_api.drill import Drill
 from tessera_api.kept_part import MAX_KEPT, KeptPart
 from tessera_api.messages import Part
 from tessera_api.seat import Seat
@@ -91,6 +92,10 @@ class KeeperProcess:
         address = seat.neighbour
         begun = {"folder": seat.resume.folder if seat.resume else "", "generation": seat.generation}
         self._say({"do": "begin", **begun, "neighbour": [address.host, address.port] if address else None})
+
+    def drill(self, drill: Drill) -> None:
+        """Hurt what is stored."""
+        self._say({"do": "drill", "fault": drill.fault.value, "seconds": drill.seconds})
 
     def _alive(self) -> bool:
         return self._process is not None and self._process.poll() is None

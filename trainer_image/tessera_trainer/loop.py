@@ -89,6 +89,7 @@ def train(run: Run, parts: Parts, progress: Progress) -> Progress:
     run.phase("train", progress.step)
     while progress.step < parts.total_steps:
         began = time.perf_counter()
+        _hurt_reading(run, parts)
         units = parts.data.units(progress.position, parts.gradients.mine)
         batches = [batch.to(parts.world.device) for batch in units.batches]
         counts = [batch.token_count for batch in batches]
@@ -128,6 +129,14 @@ def _forward(run: Run, parts: Parts) -> Callable[[MicroBatch], torch.Tensor]:
         for shard in parts.optimiser.weights():
             shard.local.mul_(SPIKE)
     return lambda batch: parts.model(batch)[0]
+
+
+def _hurt_reading(run: Run, parts: Parts) -> None:
+    """As a drill wants it."""
+    if run.drilled("loader-exception"):
+        parts.data.hurt("in a thread")
+    if run.drilled("corrupt-shard"):
+        parts.data.hurt("a wrong bit")
 
 
 def _accepts(parts: Parts, step: int, done: StepLoss, norm: float) -> bool:

@@ -7,6 +7,7 @@ u-th run of `unit` positions. Which rank computes a unit is the plan's matter an
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -20,6 +21,7 @@ from tessera_data.manifest import Split
 from tessera_data.order import Component, Located, Order, SkipList
 from tessera_data.reader import Dataset, Reader
 from tessera_run import Span
+from tessera_run.run import DrillFault
 from tessera_trainer.micro_batch import MicroBatch, pack
 
 
@@ -57,7 +59,7 @@ class TrainingData:
         for span in skips:
             skip = skip.with_span(span.first, span.last)
         self._order = Order(spec.training.seed, components, skip)
-        self._reader = Reader(self._order, streams)
+        self._reader, self._streams = Reader(self._order, streams), streams
         self._unit, self._batch = spec.training.unit, spec.training.global_batch
 
     @property
@@ -82,6 +84,13 @@ class TrainingData:
         ids = [flat[unit * self._unit : (unit + 1) * self._unit] for unit in range(len(mine))]
         return Units(batches, ids, time.perf_counter() - began)
 
+    def hurt(self, how: str) -> None:
+        """A drill: what reading may come to. Raises in a thread of its own, or as of a block with a wrong bit."""
+        if how == "in a thread":
+            with ThreadPoolExecutor(1) as reader:
+                reader.submit(_fail).result()
+        self._streams[0].read_wrong_bit()
+
     def _read(self, position: int, units: range) -> tuple[list[MicroBatch], Located]:
         read = self._reader.read(self._positions(position, units))
         tokens = torch.from_numpy(read.batch.tokens).view(len(units), self._unit, -1)
@@ -90,6 +99,10 @@ class TrainingData:
 
     def _positions(self, position: int, mine: range) -> NDArray[np.int64]:
         return np.arange(position + mine.start * self._unit, position + mine.stop * self._unit, dtype=np.int64)
+
+
+def _fail() -> None:
+    raise DrillFault("ordered by a drill, in a thread that reads data")
 
 
 def _open(resolved: ResolvedRun, name: str, cache: Path) -> Dataset:

@@ -43,7 +43,11 @@ class Row:
 TABLE = (
     Row(Sign.PROGRAM, FailureClass.USER_ERROR, rf"\Aexit code {ExitCode.WRONG_INPUT.value}\n", permanent=True),
     Row(Sign.PROGRAM, FailureClass.DEVICE_OUT_OF_MEMORY, r"\b(CUDA|HIP|XPU) out of memory|OutOfMemoryError"),
-    Row(Sign.PROGRAM, FailureClass.OUT_OF_MEMORY, r"\Aout of memory|\bMemoryError\b|DataLoader worker .* Killed"),
+    Row(
+        Sign.PROGRAM,
+        FailureClass.OUT_OF_MEMORY,
+        r"\Aout of memory|\bMemoryError\b|DefaultCPUAllocator|DataLoader worker .* Killed",
+    ),
     Row(
         Sign.PROGRAM,
         FailureClass.SICK_DEVICE,
