@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -142,6 +142,41 @@ def test_a_corrupt_block_is_named_with_both_checksums(tmp_path: Path) -> None:
     stream.read(np.arange(1024))  # blocks 0 and 1, and the first token of block 2
     with pytest.raises(CorruptShard, match=rf"{info.sha256}\.tokens, block 3 .*expected CRC-32 [0-9a-f]{{8}}, got"):
         stream.read(np.array([stream.samples - 1]))
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-2], lambda data: data[:9] + bytes([data[9] ^ 1]) + data[10:]])
+def test_a_damaged_copy_in_the_cache_is_fetched_again(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    uri = write_dataset(tmp_path / "data", [documents([500])])
+    dataset = Dataset.open(uri, tmp_path)
+
+    def read() -> list[list[int]]:
+        pieces = FetchedPieces(dataset.store, tmp_path / "cache")
+        stream = TokenStream(dataset.manifest.splits[Split.TRAIN], "uint16", pieces, 100)
+        tokens: list[list[int]] = stream.read(np.arange(stream.samples)).tokens.tolist()
+        pieces.close()
+        return tokens
+
+    right = read()
+    (copy,) = (tmp_path / "cache").rglob("*.tokens")
+    whole = copy.read_bytes()
+    copy.write_bytes(damage(whole))
+
+    assert read() == right
+    assert copy.read_bytes() == whole
+
+
+def test_a_corrupt_object_in_the_storage_is_refused_after_one_more_try(tmp_path: Path) -> None:
+    uri = write_dataset(tmp_path / "data", [documents([500])])
+    dataset = Dataset.open(uri, tmp_path)
+    info = dataset.manifest.splits[Split.TRAIN].shards[0]
+    tokens = tmp_path / "data" / info.tokens_name
+    tokens.write_bytes(tokens.read_bytes()[:-1] + b"\xff")
+    stream = TokenStream(
+        dataset.manifest.splits[Split.TRAIN], "uint16", FetchedPieces(dataset.store, tmp_path / "cache"), 100
+    )
+
+    with pytest.raises(CorruptShard, match="expected CRC-32"):
+        stream.read(np.arange(stream.samples))
 
 
 def test_a_corrupt_index_is_refused(tmp_path: Path) -> None:

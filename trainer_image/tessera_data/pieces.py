@@ -39,6 +39,9 @@ class Pieces(Protocol):
     def map(self, shard: ShardInfo, piece: int, length: int) -> memoryview:
         """The bytes of a piece, `length` by the manifest. Blocks until they are here."""
 
+    def discard(self, shard: ShardInfo, piece: int) -> bool:
+        """The piece is not what it has to be: forget this copy. Whether there is another to be had."""
+
     def expect(self, wanted: Iterable[tuple[ShardInfo, int, int]]) -> None:
         """(shard, piece, length) that will be mapped soon, in this order. Never blocks for long, never raises."""
 
@@ -60,6 +63,9 @@ class LocalPieces:
 
     def map(self, shard: ShardInfo, piece: int, length: int) -> memoryview:
         return self._maps.get(self._root / shard.tokens_name, length, shard.tokens_name)
+
+    def discard(self, shard: ShardInfo, piece: int) -> bool:
+        return False
 
     def expect(self, wanted: Iterable[tuple[ShardInfo, int, int]]) -> None:
         """The kernel reads ahead inside a block; nothing is to be done."""
@@ -90,6 +96,12 @@ class FetchedPieces:
         if not self._maps.has(path):
             self._request(shard, piece, length).result()
         return self._maps.get(path, length, f"{shard.tokens_name}, piece {piece}")
+
+    def discard(self, shard: ShardInfo, piece: int) -> bool:
+        path = self._path(shard, piece)
+        self._maps.forget(path)
+        path.unlink(missing_ok=True)
+        return True
 
     def expect(self, wanted: Iterable[tuple[ShardInfo, int, int]]) -> None:
         for shard, piece, length in wanted:
@@ -128,6 +140,10 @@ class Maps:
 
     def has(self, path: Path) -> bool:
         return path in self._maps
+
+    def forget(self, path: Path) -> None:
+        """The next `get` maps it anew."""
+        self._maps.pop(path, None)
 
     def get(self, path: Path, length: int, name: str) -> memoryview:
         """The bytes of `path`, which has to have `length`: CorruptShard with `name` if it has not."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tessera_data.manifest import SplitInfo
 from tessera_data.pieces import Pieces, read_ahead
-from tessera_data.shards import BLOCK_BYTES, ShardIndex, ShardInfo, check_block
+from tessera_data.shards import BLOCK_BYTES, CorruptShard, ShardIndex, ShardInfo, check_block
 
 Integers = NDArray[np.int64]
 
@@ -131,8 +131,7 @@ class TokenStream:
             size = self._piece_tokens(shard.info)
             piece = start // size
             stop = min(start + row.size - filled, (piece + 1) * size, shard.info.tokens)
-            raw = self._map(shard, piece)
-            self._check(shard, raw, piece * size, start, stop)
+            raw = self._sound(shard, piece, start, stop)
             view: NDArray[Any] = np.frombuffer(raw, self._dtype)
             row[filled : filled + stop - start] = view[start - piece * size : stop - piece * size]
             found.append(self._starts(shard, start, stop) + filled)
@@ -141,6 +140,20 @@ class TokenStream:
             filled += stop - start
             number, start = (number + 1, 0) if stop == shard.info.tokens else (number, stop)
         return np.unique(np.concatenate(found))
+
+    def _sound(self, shard: _Shard, piece: int, start: int, stop: int) -> memoryview:
+        """A piece in which the blocks of tokens [start, stop) are as they were written. A copy in a cache that is not
+        so is fetched again, once."""
+        for again in (True, False):
+            try:
+                raw = self._map(shard, piece)
+                self._check(shard, raw, piece * self._piece_tokens(shard.info), start, stop)
+            except CorruptShard:
+                if not (again and self._pieces.discard(shard.info, piece)):
+                    raise
+            else:
+                break
+        return raw
 
     def _map(self, shard: _Shard, piece: int) -> memoryview:
         """A piece's bytes; the shard's index is open from then on."""
