@@ -66,6 +66,8 @@ class Fault(StrEnum):
     """The node's trainers have a fifth of the time."""
     STREAM_CUT = "stream-cut"
     """The node does not reach the coordinator."""
+    PACKET_LOSS = "packet-loss"
+    """What the node and the coordinator say to each other comes late and in bursts."""
     COORDINATOR_KILL = "coordinator-kill"
     """The leading coordinator is ended by SIGKILL,"""
     COORDINATOR_STOP = "coordinator-stop"
@@ -81,6 +83,7 @@ LASTING = frozenset(
         Fault.NODE_STOP,
         Fault.SLOW_NODE,
         Fault.STREAM_CUT,
+        Fault.PACKET_LOSS,
         Fault.COORDINATOR_STOP,
     )
 )
@@ -149,6 +152,7 @@ PROMISES = {
     Fault.NODE_TERMINATE: NOTHING,
     Fault.SLOW_NODE: NOTHING,
     Fault.STREAM_CUT: NOTHING,
+    Fault.PACKET_LOSS: NOTHING,
     Fault.COORDINATOR_KILL: NOTHING,
     Fault.COORDINATOR_STOP: NOTHING,
 }

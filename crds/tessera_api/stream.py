@@ -10,6 +10,7 @@ import asyncio.sslproto
 import hmac
 import secrets
 import ssl
+from contextlib import suppress
 
 from tessera_api.keys import Keys, Ring
 from tessera_api.record import Record
@@ -46,6 +47,7 @@ class MessageStream:
     ) -> None:
         self._reader, self._writer, self._channel, self.keys = reader, writer, channel, keys
         self._read = bytearray()
+        self._held: list[bytes] | None = None
 
     @classmethod
     async def begin(
@@ -114,7 +116,23 @@ class MessageStream:
             frame = self._channel.seal_text(term, generation, sequence, _text(message))
         except WireError as error:
             raise StreamClosed(str(error)) from error
-        self._writer.write(frame)
+        if self._held is None:
+            self._writer.write(frame)
+        else:
+            self._held.append(frame)
+
+    def hold(self) -> None:
+        """A drill: nothing leaves and nothing is read until `let_go`."""
+        self._held = self._held or []
+        with suppress(RuntimeError):  # it is closed, or was held already
+            self._writer.transport.pause_reading()  # type: ignore[attr-defined]
+
+    def let_go(self) -> None:
+        """What was held leaves, in order."""
+        held, self._held = self._held or [], None
+        if not self._writer.is_closing():
+            self._writer.writelines(held)
+            self._writer.transport.resume_reading()  # type: ignore[attr-defined]
 
     def close(self) -> None:
         """End the stream; what was handed over may still leave."""

@@ -174,12 +174,14 @@ class Trainers:
         self.told: list[dict[str, object]] = []
         self.cut: list[float] = []
         self.storing: list[Drill] = []
+        self.shaken: list[float] = []
         self.around = Surroundings(
             trainers=lambda: {rank: process.pid for rank, process in self.processes.items()},
             others=list,
             tell=self.told.append,
             storing=self.storing.append,
             cut=self.cut.append,
+            shake=self.shaken.append,
         )
 
     def close(self) -> None:
@@ -231,6 +233,8 @@ def test_what_only_a_trainer_can_do_to_itself_it_is_told(trainers: Trainers) -> 
     try:
         perform(order(Fault.WORKER_EXCEPTION), trainers.around)
         perform(order(Fault.STREAM_CUT), trainers.around)
+        perform(order(Fault.PACKET_LOSS), trainers.around)
+        assert trainers.shaken == [10.0]
         assert trainers.told == [{"drill": "worker-exception", "rank": 3}]
         assert trainers.cut == [10.0]
     finally:
@@ -290,7 +294,7 @@ import time
 from tessera_api.drill import Drill, Fault
 from tessera_trainer.drills import Surroundings, perform
 
-around = Surroundings(trainers=dict, others=list, tell=print, storing=print, cut=print)
+around = Surroundings(trainers=dict, others=list, tell=print, storing=print, cut=print, shake=print)
 began = time.monotonic()
 perform(Drill(identity="a", fault=Fault.{fault}, seconds=0.3), around)
 print("went on", time.monotonic() - began >= 0.3)

@@ -170,3 +170,34 @@ def test_a_message_too_large_for_a_frame_is_refused_and_the_stream_lives() -> No
         assert answer.body == {"kind": "ack", "sequence": 5}
 
     asyncio.run(story())
+
+
+def test_what_is_held_comes_later_in_order_and_whole() -> None:
+    async def story() -> None:
+        let_go = asyncio.Event()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            stream = await begin(reader, writer)
+            stream.send(Ack(sequence=1))
+            stream.hold()
+            stream.hold()
+            stream.send(Ack(sequence=2))
+            stream.send(Ack(sequence=3))
+            await let_go.wait()
+            stream.let_go()
+            stream.send(Ack(sequence=4))
+            stream.close()
+            stream.hold()
+            stream.let_go()
+
+        async with sockets(serve) as ends:
+            stream = await client(*ends)
+            first = await stream.receive(LIMIT_S)
+            late = asyncio.ensure_future(stream.receive(LIMIT_S))
+            done, _ = await asyncio.wait([late], timeout=0.1)
+            let_go.set()
+            rest = [await late, await stream.receive(LIMIT_S), await stream.receive(LIMIT_S)]
+        assert not done
+        assert [envelope.body["sequence"] for envelope in (first, *rest)] == [1, 2, 3, 4]
+
+    asyncio.run(story())

@@ -213,7 +213,8 @@ class RunningNode:
             others=lambda: [pid for pid in below(os.getpid()) if pid not in own],
             tell=self._lines.tell,
             storing=self._keeper.drill,
-            cut=self.link.cut,
+            cut=partial(self.link.hurt, False),
+            shake=partial(self.link.hurt, True),
         )
         perform(drill, around)
 

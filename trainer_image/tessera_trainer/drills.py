@@ -38,7 +38,9 @@ class Surroundings:
     storing: Callable[[Drill], None]
     """Has the keeper hurt what it stores."""
     cut: Callable[[float], None]
-    """No stream to any coordinator for so many seconds."""
+    """No stream to any coordinator for so many seconds,"""
+    shake: Callable[[float], None]
+    """or one as over a network that loses packets."""
 
 
 _SIGNALS = {
@@ -74,8 +76,8 @@ def perform(drill: Drill, node: Surroundings) -> None:
                 node.tell({"drill": drill.fault.value, "rank": rank, "seconds": drill.seconds})
         case Fault.SLOW_NODE:
             threading.Thread(target=_slow, args=(drill.seconds, node), daemon=True).start()
-        case Fault.STREAM_CUT:
-            node.cut(drill.seconds)
+        case Fault.STREAM_CUT | Fault.PACKET_LOSS as fault:
+            (node.cut if fault is Fault.STREAM_CUT else node.shake)(drill.seconds)
         case _:
             pass
 

@@ -51,6 +51,7 @@ from tessera_trainer.leader_search import CONNECT_SECONDS, RETRY_SECONDS, Endpoi
 from tessera_trainer.outbox import Outbox, as_sent
 from tessera_trainer.pieces_asked import PiecesAsked
 from tessera_trainer.progress import Progress
+from tessera_trainer.shaky_stream import shake
 
 logger = logging.getLogger(__name__)
 
@@ -152,9 +153,12 @@ class NodeLink:
             raise RunClosed(self._closed.reason, self._closed.exit_code)
         return VerdictWord.REDO
 
-    def cut(self, seconds: float) -> None:
-        """A drill: no coordinator is reached for so long. From any thread."""
-        self.loop.call_soon_threadsafe(self._search.cut, seconds)
+    def hurt(self, lossy: bool, seconds: float) -> None:
+        """A drill: no coordinator is reached for so long, or as over a bad network. From any thread."""
+        if lossy:
+            asyncio.run_coroutine_threadsafe(shake(lambda: self._stream, seconds), self.loop)
+        else:
+            self.loop.call_soon_threadsafe(self._search.cut, seconds)
 
     @property
     def connected(self) -> bool:
@@ -168,7 +172,6 @@ class NodeLink:
 
     def finished(self, generation: int) -> None:
         """All trainers of this node ended with success."""
-        self.loop.call_soon_threadsafe(self._has_finished)
         self.report(Finished(generation=generation))
 
     def report(self, report: Report) -> None:
@@ -240,9 +243,6 @@ class NodeLink:
         self.progress, self._collective_error, self._finished = Progress(), False, False
         done.set()
 
-    def _has_finished(self) -> None:
-        self._finished = True
-
     def _holding(self) -> Holding | None:
         held = self._open
         if held is None:
@@ -257,6 +257,7 @@ class NodeLink:
 
     def _report(self, report: Report) -> None:
         self._flush()
+        self._finished = self._finished or isinstance(report, Finished)
         number, kept = self._outbox.add(report)
         self._send(kept, number)
 
