@@ -122,6 +122,7 @@ class Promise:
 
 _AT_ONCE = Promise(detect=5.0, recover=30.0)
 _SILENT = Promise(detect=10.0, recover=30.0)
+"""Where another node trains too: that the only one is silent nobody else can say, and it is given 15 s."""
 HANG = Promise(detect=5.0, recover=30.0)
 """Beyond the run's `hangSeconds`."""
 GUARD = Promise(detect=60.0, recover=30.0)

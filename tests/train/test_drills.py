@@ -50,6 +50,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
 )
 def test_a_fault_is_recovered_from_as_promised(running: Command, fault: str) -> None:
     running.until_step(running.highest_step() + 15)
+    wait_for(lambda: len(running.active_agents()) > 1, 60.0, "who suffered the last fault has others beside it again")
 
     code, said = drilled(running, fault, "--seconds", "5")
 
