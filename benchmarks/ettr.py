@@ -21,10 +21,10 @@ from pathlib import Path
 from drills import driven, newest, until
 from workload import Workload
 
-from tessera_api.drill import OF_COORDINATORS, OF_OUR_TRAINER, Fault
+from tessera_api.drill import OF_COORDINATORS, OF_OUR_TRAINER, OF_THE_API_SERVER, Fault
 from tessera_api.run_directory import RunDirectory
 
-FAULTS = tuple(fault for fault in Fault if fault not in OF_OUR_TRAINER)
+FAULTS = tuple(fault for fault in Fault if fault not in OF_OUR_TRAINER | OF_THE_API_SERVER)
 """Without what the loss guard answers: it changes what is trained."""
 ALONE_STEPS = 60
 """Steps that nobody disturbs, before the first fault."""

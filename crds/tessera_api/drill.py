@@ -72,6 +72,10 @@ class Fault(StrEnum):
     """The leading coordinator is ended by SIGKILL,"""
     COORDINATOR_STOP = "coordinator-stop"
     """or stopped."""
+    API_SLOW = "api-slow"
+    """The API server answers seconds late whatever the operator asks of it for this run,"""
+    API_AWAY = "api-away"
+    """or not at all."""
 
 
 LASTING = frozenset(
@@ -85,6 +89,8 @@ LASTING = frozenset(
         Fault.STREAM_CUT,
         Fault.PACKET_LOSS,
         Fault.COORDINATOR_STOP,
+        Fault.API_SLOW,
+        Fault.API_AWAY,
     )
 )
 """These last for the drill's `seconds`, then the processes go on; the others are done at once."""
@@ -95,6 +101,8 @@ OF_THE_GUARD = frozenset((Fault.NAN_GRADIENT, Fault.LOSS_SPIKE))
 OF_OUR_TRAINER = OF_STORING | OF_READING | OF_THE_GUARD
 """Other programs know nothing of these."""
 OF_COORDINATORS = frozenset((Fault.COORDINATOR_KILL, Fault.COORDINATOR_STOP))
+OF_THE_API_SERVER = frozenset((Fault.API_SLOW, Fault.API_AWAY))
+"""Done by the operator, once the coordinator shows the drill; a run without a cluster has neither."""
 
 
 class Drill(Record):
@@ -156,6 +164,8 @@ PROMISES = {
     Fault.PACKET_LOSS: NOTHING,
     Fault.COORDINATOR_KILL: NOTHING,
     Fault.COORDINATOR_STOP: NOTHING,
+    Fault.API_SLOW: NOTHING,
+    Fault.API_AWAY: NOTHING,
 }
 """On any machine and model; how much better it is where it was measured, benchmarks/RESULTS.md tells. Of steps no more
 are lost than those since the newest checkpoint that could have been committed: two intervals between checkpoints."""

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from tessera_api.drill import HANG, PROMISES, Drill, Fault
+from tessera_api.drill import HANG, OF_THE_API_SERVER, PROMISES, Drill, Fault
 from tessera_api.exit_codes import ExitCode
 from tessera_api.keys import only
 from tessera_api.messages import StatusAnswer
@@ -42,6 +42,9 @@ def drill(folder: Path, order: Order, say: Callable[[str], None]) -> ExitCode:
     """Returns DONE where the promise was kept, TROUBLE where it was not. Raises Refused."""
     directory = RunDirectory(folder.resolve())
     resolved = known_run(directory)
+    if order.fault in OF_THE_API_SERVER:
+        words = f"{order.fault.value} is a drill of runs on a cluster: a local run asks nothing of an API server"
+        raise Refused(words, ExitCode.WRONG_INPUT)
     if directory_lock.holder(directory.lock) is None:
         raise Refused(f"nobody drives run {resolved.name}: there is nothing to drill")
     if resolved.run.spec.drills is not Drills.ALLOWED:

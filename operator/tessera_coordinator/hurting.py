@@ -1,4 +1,5 @@
-"""Carries out drills: writes one down, has the node hurt itself, or this coordinator itself."""
+"""Carries out drills: writes one down, has the node hurt itself, or this coordinator itself. What is the operator's
+part it does by itself, once the drill shows in the status."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from tessera_api.drill import Drill, Fault
+from tessera_api.drill import OF_COORDINATORS, Drill, Fault
 from tessera_api.journal import EventName
 from tessera_api.messages import FromCoordinator
 from tessera_coordinator.core.drilling import Drills
@@ -44,8 +45,10 @@ def carry_out(drill: Drill, membership: Membership, means: Means) -> None:
     means.records.add(line)
     if line.drill.node is not None:
         return means.deliver(line.drill.node, line.drill)
-    # What was written down has to be known to whoever leads next.
-    return means.records.when_safe(partial(hurt_self, line.drill))
+    if drill.fault in OF_COORDINATORS:
+        # What was written down has to be known to whoever leads next.
+        means.records.when_safe(partial(hurt_self, line.drill))
+    return None
 
 
 def hurt_self(drill: Drill) -> None:

@@ -6,12 +6,15 @@ the uid that it means.
 
 from __future__ import annotations
 
+import asyncio
 import json
+from contextvars import ContextVar
 from typing import Any
 
 import aiohttp
 from kubernetes.aio import client, config
 
+from tessera_api.drill import Fault
 from tessera_api.resource import GROUP, VERSION
 
 MANAGER = "tessera-operator"
@@ -31,6 +34,10 @@ GROUPS = {
 """Where the pod groups of schedulers are kept, by their kind's version."""
 
 Json = dict[str, Any]
+
+SLOW_SECONDS = 2.0
+drilled: ContextVar[Fault | None] = ContextVar("drilled", default=None)
+"""The drill that the requests of this task suffer: answers that come `SLOW_SECONDS` late, or none."""
 
 
 class ClusterError(Exception):
@@ -156,6 +163,7 @@ class Cluster:
         headers = {"Accept": "application/json", "Content-Type": content or "application/json"}
         status = 0
         try:
+            await _suffer(drilled.get())
             method, url, header, data, _ = await self._api.param_serialize(
                 verb, path, query_params=list((query or {}).items()), header_params=headers, body=body,
                 auth_settings=["BearerToken"],
@@ -175,6 +183,13 @@ class Cluster:
             raise kind(status, f"{verb} {path}: {_reason(text)}")
         found: Json = json.loads(text)
         return found
+
+
+async def _suffer(fault: Fault | None) -> None:
+    if fault is Fault.API_AWAY:
+        raise TimeoutError("a drill keeps the API server away")
+    if fault is Fault.API_SLOW:
+        await asyncio.sleep(SLOW_SECONDS)
 
 
 def _namespace_ends(text: bytes) -> bool:

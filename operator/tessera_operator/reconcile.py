@@ -25,9 +25,10 @@ from tessera_operator.act import (
     say,
     tell_endings,
 )
-from tessera_operator.cluster import Cluster, NamespaceEnding, ours
+from tessera_operator.cluster import Cluster, NamespaceEnding, drilled, ours
 from tessera_operator.coordinators import Coordinators
 from tessera_operator.core import build_decision
+from tessera_operator.core.api_drill import ApiDrills
 from tessera_operator.core.build_decision import BuildView
 from tessera_operator.core.prerequisites import Blocked
 from tessera_operator.core.queue import must_go
@@ -75,6 +76,7 @@ class Reconciler:
         self._cluster, self._settings, self._secret = cluster, settings, secret
         self._coordinators = coordinators
         self._topology = Topology(cluster)
+        self._api_drills = ApiDrills()
         self._written: dict[str, float] = {}
         self._uids: dict[Key, str] = {}
         self.phases: dict[object, tuple[str, str]] = {}
@@ -106,10 +108,18 @@ class Reconciler:
 
     async def work(self, key: Key) -> float | None:
         """Returns when to look again. Raises ClusterError."""
+        suffers = drilled.set(self._api_drills.hurts(self._uids.get(key), time.monotonic()))
+        try:
+            return await self._work(key)
+        finally:
+            drilled.reset(suffers)
+
+    async def _work(self, key: Key) -> float | None:
         found = await find(self._cluster, key.kind, key.namespace, key.name)
         known = self._uids.get(key)
         if known is not None and (found is None or found.uid != known):
             self._coordinators.forget(known)
+            self._api_drills.forget(known)
             del self._uids[key]
             self._lost.pop(known, None)
             self._used.pop(known, None)
@@ -194,7 +204,10 @@ class Reconciler:
         await self._write_run(found, view, plan)
 
     async def _order(self, found: Found, view: View, plan: Plan) -> None:
-        """What the coordinator is to know."""
+        """What the coordinator is to know, and what it tells of a drill that is this operator's part."""
+        if view.answer is not None:
+            shown = view.answer.status.drills or ()
+            self._api_drills.asked(found.uid, plan.drill, shown, time.monotonic())
         if view.start is not None and view.start.ordered_by and plan.over is None:
             places = await self._topology.places(view.pods, view.start.ordered_by)
             self._coordinators.order(found.uid, places)

@@ -74,7 +74,9 @@ def test_a_drill_on_the_cluster_is_asked_for_by_an_annotation_and_its_result_sta
     try:
         installed.wait("it trains", lambda: step_of(installed.status(run)) > 25, 300)
         pod = installed.rank_0(run)
-        for number, fault in enumerate(("worker-kill", "node-kill", "agent-stop", "coordinator-kill"), 1):
+        for number, fault in enumerate(
+            ("worker-kill", "node-kill", "agent-stop", "coordinator-kill", "api-slow", "api-away"), 1
+        ):
             installed.kubectl("annotate", "trun", run, f"tessera.dev/drill={number} {fault}", "--overwrite")
 
             def kept(number: int = number) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tessera_api.drill import OF_OUR_TRAINER, Fault
+from tessera_api.drill import OF_OUR_TRAINER, OF_THE_API_SERVER, Fault
 from tessera_api.exit_codes import ExitCode
 from tests.train.local_place import environment, wait_for
 from tests.train.test_local_run import Command, local
@@ -45,7 +45,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
     [
         pytest.param(one.value, marks=[] if one in SHORT else [pytest.mark.long])
         for one in Fault
-        if one not in OF_OUR_TRAINER
+        if one not in OF_OUR_TRAINER | OF_THE_API_SERVER
     ],
 )
 def test_a_fault_is_recovered_from_as_promised(running: Command, fault: str) -> None:
@@ -66,6 +66,7 @@ def test_a_fault_is_recovered_from_as_promised(running: Command, fault: str) -> 
 
 def test_a_fault_that_there_is_none_of_and_a_node_that_trains_not_are_refused(running: Command) -> None:
     assert "there is no fault 'earthquake': worker-kill," in drilled(running, "earthquake")[1]
+    assert "api-away is a drill of runs on a cluster" in drilled(running, "api-away")[1]
     code, said = drilled(running, "worker-kill", "--node", "node-99")
     assert (code, "no drill was done within" in said) == (ExitCode.UNAVAILABLE, True)
     events = running.directory.events.read_text()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tessera_api.drill import LASTING, OF_COORDINATORS, PROMISES, Drill, Fault
+from tessera_api.drill import LASTING, OF_COORDINATORS, OF_THE_API_SERVER, PROMISES, Drill, Fault
 from tessera_api.incident import Incident
 from tessera_api.training_run_status import DrillResult
 from tessera_coordinator.core.drilling import WATCHED_SECONDS, Drills
@@ -53,7 +53,7 @@ def result(drills: Drills, now: float, *incidents: Incident) -> DrillResult:
 
 def test_every_fault_has_a_promise() -> None:
     assert set(PROMISES) == set(Fault)
-    assert set(Fault) >= LASTING | OF_COORDINATORS
+    assert set(Fault) >= LASTING | OF_COORDINATORS | OF_THE_API_SERVER
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,8 @@ def test_an_order_that_is_told_again_is_done_once_by_whichever_coordinator_leads
 
     assert (first.refused(order(), MEMBERS), after.refused(order(), MEMBERS)) == ("", "")
     assert line.drill.node == "node-0", "the node of rank 0"
-    assert first.begun(order(Fault.COORDINATOR_KILL, "a2", "node-1"), MEMBERS, 101.0).drill.node is None
+    for number, fault in enumerate(OF_COORDINATORS | OF_THE_API_SERVER):
+        assert first.begun(order(fault, f"b{number}", "node-1"), MEMBERS, 101.0).drill.node is None
 
 
 def test_an_incident_soon_after_is_the_faults_and_a_late_one_is_not() -> None:

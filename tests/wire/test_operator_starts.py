@@ -9,7 +9,7 @@ import pytest
 
 from tessera_api.drill import Drill, Fault
 from tessera_api.orders import Place, Places, Warnings
-from tessera_api.training_run_status import TrainingRunStatus
+from tessera_api.training_run_status import ShownDrill, TrainingRunStatus
 from tessera_operator.cluster import ClusterError, core
 from tessera_operator.core.view import Answer
 from tessera_operator.profiles import Profile
@@ -175,5 +175,32 @@ def test_an_annotation_orders_a_drill(plane: ControlPlane) -> None:
 
             wanted = Drill(identity="try-1", fault=Fault.NODE_STOP, node="gpt-n1-0", seconds=7)
             assert hearing.ordered["drill"] == wanted
+
+    run(story())
+
+
+def test_a_drill_keeps_the_api_server_from_passes_over_the_run_that_asked_and_from_no_other(
+    plane: ControlPlane,
+) -> None:
+    async def story() -> None:
+        for place in ("away", "near"):
+            apply(plane, place, A_BUILD, A_RUN)
+            patch_status(plane, place, "datasetbuild", "stdlib", BUILT)
+        gpt, other = Key(RUN, "away", "gpt"), Key(RUN, "near", "gpt")
+        async with operator(plane) as (reconciler, cluster, hearing):
+            await passes(reconciler, gpt, 2)
+            await passes(reconciler, other, 1)
+            asked = ("annotate", "trainingrun", "gpt", "tessera.dev/drill=try-1 api-away 60", "--namespace", "away")
+            assert plane.kubectl(*asked).returncode == 0
+            await reconciler.work(gpt)
+            begun = ShownDrill(identity="try-1", fault=Fault.API_AWAY)
+            hearing.said = Answer(TrainingRunStatus(drills=(begun,)), frozenset(), frozenset(), None, 0.0)
+            await reconciler.work(gpt)
+
+            before = sum(cluster.requests.values())
+            with pytest.raises(ClusterError, match="a drill keeps the API server away"):
+                await reconciler.work(gpt)
+            assert sum(cluster.requests.values()) == before + 1
+            await reconciler.work(other)
 
     run(story())

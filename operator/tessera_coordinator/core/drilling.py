@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from tessera_api.drill import GUARD, HANG, LASTING, OF_COORDINATORS, PROMISES, Drill
+from tessera_api.drill import GUARD, HANG, LASTING, OF_COORDINATORS, OF_THE_API_SERVER, PROMISES, Drill
 from tessera_api.incident import Incident
 from tessera_api.journal import DrillLine
 from tessera_api.training_run_status import DrillResult, ShownDrill
@@ -43,7 +43,7 @@ class Drills:
 
     def begun(self, drill: Drill, members: tuple[str, ...], time: float) -> DrillLine:
         """It is done now. `time`: Unix seconds."""
-        node = None if drill.fault in OF_COORDINATORS else drill.node or members[0]
+        node = None if drill.fault in OF_COORDINATORS | OF_THE_API_SERVER else drill.node or members[0]
         line = DrillLine(time=time, drill=drill.model_copy(update={"node": node}))
         self._lines[drill.identity] = line
         return line
