@@ -17,6 +17,7 @@ import tempfile
 import threading
 import time
 import uuid
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from tessera_api.messages import Leave, Processes
 from tessera_api.resolved_run import ResolvedRun, read_resolved_run
 from tessera_api.run_directory import RunDirectory
 from tessera_api.seat import Seat
+from tessera_api.training_run import Compilation
 from tessera_api.trouble import Trouble, TroubleKind
 from tessera_keeper.line import VARIABLE as KEEPER
 from tessera_run.run import SOCKET_VARIABLE
@@ -60,6 +62,9 @@ SHOW_RANKS = "TESSERA_SHOW_RANKS"
 version would not know it.)"""
 GRACE = "TESSERA_GRACE_SECONDS"
 """Variable: from SIGTERM to SIGKILL."""
+COMPILED_CODE = "TESSERA_COMPILED_CODE"
+"""Variable: a folder that belongs to this node of this run alone."""
+INDUCTOR_CACHE = "TORCHINDUCTOR_CACHE_DIR"
 ENDS_BY_ITSELF_SECONDS = 3.0
 LOOK_SECONDS = 0.1
 MAX_LOG = 4000
@@ -75,7 +80,8 @@ class RunningNode:
         self._folder = _socket_folder(directory, name)
         self._lines = TrainerLines(self._folder / "trainers")
         self._warm = WarmProcess(self._folder, WARM_IMPORTS, directory.agent_log(name))
-        self._keeper = KeeperProcess(self._folder, directory.root, directory.agent_log(name))
+        self._compiled_code = compiled_code(resolved, os.environ)
+        self._keeper = KeeperProcess(self._folder, directory.root, directory.agent_log(name), self._compiled_code)
         processes = resolved.run.spec.nodes.processes_per_node
         identity = Identity(name, uuid.uuid4().hex[:12], _own_address(endpoints), processes)
         addresses = tuple(_address(endpoint) for endpoint in endpoints.split(","))
@@ -147,6 +153,7 @@ class RunningNode:
         if not result.ok:
             self._unfit(result)
         self._proven, self._fingerprint = True, result.fingerprint or self._fingerprint
+        self._keeper.fetch_compiled_code(self._fingerprint)
         return self._fingerprint
 
     def leave(self) -> None:
@@ -235,7 +242,8 @@ class RunningNode:
 
     def environment(self) -> dict[str, str]:
         """What all workers inherit, whatever the generation."""
-        return {
+        code = {INDUCTOR_CACHE: str(self._compiled_code)} if self._compiled_code is not None else {}
+        return code | {
             SOCKET_VARIABLE: str(self._lines.path),
             "TESSERA_WARM_SOCKET": str(self._warm.socket_path),
             KEEPER: str(self._keeper.socket_path),
@@ -257,6 +265,14 @@ class RunningNode:
         clients = tuple(pid for pid in children_of(own) if pid not in (self._warm.pid, self._keeper.pid))
         sessions = dict.fromkeys((os.getsid(0), *warm, *clients))
         return Processes(agent_pid=own, worker_pids=self._lines.pids(), sessions=tuple(sessions)[:200])
+
+
+def compiled_code(resolved: ResolvedRun, variables: Mapping[str, str]) -> Path | None:
+    """The folder in which trainers are to keep what they compile, for it to be carried to the run's other nodes; None
+    where they keep it as torch does, or as somebody has said: nodes on one machine share a folder."""
+    wanted = resolved.run.spec.training.compile is not Compilation.NONE and INDUCTOR_CACHE not in variables
+    folder = variables.get(COMPILED_CODE)
+    return Path(folder) if wanted and folder else None
 
 
 def _show(line: str) -> None:

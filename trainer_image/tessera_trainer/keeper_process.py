@@ -25,17 +25,20 @@ logger = logging.getLogger(__name__)
 ANSWER_SECONDS = 0.5
 """Formation waits for nobody: what is not said by then is not offered."""
 START_SECONDS = 20.0
+COMPILED_CODE_SECONDS = 10.0
+"""To compile takes longer."""
 SOCKET_NAME = "keeper"
 
 
 class KeeperProcess:
     """One keeper. `stored` hears of each part that it has stored, from another thread."""
 
-    def __init__(self, folder: Path, run_directory: Path, log_path: Path) -> None:
+    def __init__(self, folder: Path, run_directory: Path, log_path: Path, compiled_code: Path | None = None) -> None:
         self._folder, self._run_directory, self._log_path = folder, run_directory, log_path
         self._process: subprocess.Popen[bytes] | None = None
         self._line: DocumentLine | None = None
         self._change = threading.Condition()
+        self._compiled_code, self._fingerprint, self._looked = compiled_code, "", False
         self._port: int | None = None
         self._asked = 0
         self._answer: tuple[int, tuple[KeptPart, ...]] = (0, ())
@@ -57,10 +60,11 @@ class KeeperProcess:
         command = [sys.executable, "-m", "tessera_keeper", "--run-directory", str(self._run_directory)]
         self._folder.mkdir(parents=True, exist_ok=True)
         self._log_path.parent.mkdir(parents=True, exist_ok=True)
+        command += ["--socket", str(self.socket_path)]
+        if self._compiled_code is not None:
+            command += ["--compiled-code", str(self._compiled_code)]
         with theirs, open(self._log_path, "ab") as log:
-            self._process = subprocess.Popen(
-                [*command, "--socket", str(self.socket_path)], stdin=theirs.fileno(), stdout=log, stderr=log
-            )
+            self._process = subprocess.Popen(command, stdin=theirs.fileno(), stdout=log, stderr=log)
         self._port, self._line = None, DocumentLine(mine)
         threading.Thread(target=self._read, args=(self._line,), daemon=True, name="keeper").start()
 
@@ -69,12 +73,27 @@ class KeeperProcess:
         if self._process is not None and self._process.poll() is not None:
             logger.warning("the keeper ended with %s: what it held is gone", self._process.returncode)
             self.start()
+            self._carry()
 
     def port(self) -> int | None:
         """Where other nodes reach it, waited for; None where it does not start."""
         with self._change:
             self._change.wait_for(lambda: self._port is not None or not self._alive(), START_SECONDS)
             return self._port
+
+    def fetch_compiled_code(self, fingerprint: str) -> None:
+        """What the run's nodes have compiled, for a machine of this kind; waited for, though not for long."""
+        if self._compiled_code is None or self._fingerprint or not fingerprint:
+            return
+        self._fingerprint = fingerprint
+        self._carry()
+        with self._change:
+            if not self._change.wait_for(lambda: self._looked or not self._alive(), COMPILED_CODE_SECONDS):
+                logger.warning("compiled code has not come within %.0f s: it may come later", COMPILED_CODE_SECONDS)
+
+    def _carry(self) -> None:
+        if self._fingerprint:
+            self._say({"do": "carry", "fingerprint": self._fingerprint})
 
     def kept(self) -> tuple[KeptPart, ...]:
         """What it holds, or nothing where it does not say so in time."""
@@ -91,6 +110,7 @@ class KeeperProcess:
         neighbour."""
         address = seat.neighbour
         begun = {"folder": seat.resume.folder if seat.resume else "", "generation": seat.generation}
+        begun["leads"] = seat.place == 0
         self._say({"do": "begin", **begun, "neighbour": [address.host, address.port] if address else None})
 
     def drill(self, drill: Drill) -> None:
@@ -118,6 +138,8 @@ class KeeperProcess:
                 with self._change:
                     if "port" in document:
                         self._port = int(document["port"])
+                    elif "looked" in document:
+                        self._looked = True
                     else:
                         kept = tuple(KeptPart.model_validate(part) for part in document["kept"])
                         self._answer = (int(document["number"]), kept)

@@ -23,6 +23,8 @@ from tessera_operator.profiles import Profile, Settings
 
 GRACE_SECONDS = 30
 """From SIGTERM to SIGKILL of a node: it hands over with a commit, if one takes less."""
+_COMPILED_CODE = {"name": "TESSERA_COMPILED_CODE", "value": "/tmp/compiled-code"}
+"""Not in the cache's volume: that may be one of the host's, which others write to, and this code is run."""
 _LAST_WORDS = {"name": "TESSERA_LAST_WORDS", "value": "/dev/termination-log"}
 """Where Kubernetes takes a container's last message from."""
 
@@ -164,6 +166,7 @@ def worker_pod(owner: Owner, resolved: ResolvedRun, settings: Settings, profile:
     needed: list[Manifest] = [{"name": key, "value": value} for key, value in profile.environment.items()]
     needed += [*storage_environment(secret.name if secret else None), {"name": "TESSERA_SHOW_RANKS", "value": "1"}]
     needed.append({"name": "TESSERA_GRACE_SECONDS", "value": str(GRACE_SECONDS)})
+    needed.append(_COMPILED_CODE)
     mounts = [{"name": "cache", "mountPath": "/cache"}, {"name": "memory", "mountPath": "/dev/shm"}]
     body = container(
         *("node", template.image or settings.trainer_image, settings.pull_policy, arguments),
