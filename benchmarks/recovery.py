@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import recovery_compiled
 import recovery_coordinator
 import recovery_ends
 import recovery_hangs
@@ -23,6 +24,8 @@ FIGURES: dict[str, tuple[Callable[[Path, int, bool], None], int]] = {
     "killed": (recovery_nodes.killed, 10),
     "silent": (recovery_nodes.silent, 10),
     "worker": (recovery_nodes.worker_killed, 10),
+    "worker-compiled": (recovery_compiled.worker_killed, 10),
+    "new-node-compiled": (recovery_compiled.new_node, 3),
     "stuck": (recovery_nodes.stuck, 3),
     "stopped": (recovery_hangs.stopped, 10),
     "hogged": (recovery_hangs.hogged, 10),

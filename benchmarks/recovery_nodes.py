@@ -83,7 +83,12 @@ def _continued(stage: Stage, victim: str) -> bool:
 
 def worker_killed(work: Path, tries: int, quick: bool) -> None:
     """SIGKILL of one trainer: everybody's trainers start anew, and no node is lost."""
-    with Stage(work, "worker", Workload.usual(quick), {"LOGLEVEL": "INFO"}) as stage:
+    say_worker_killed(work, tries, quick, Workload.usual(quick), "one worker killed", Goal(1.5, 3.0))
+
+
+def say_worker_killed(work: Path, tries: int, quick: bool, workload: Workload, what: str, goal: Goal) -> None:
+    """The figures of it, for any workload."""
+    with Stage(work, "worker", workload, {"LOGLEVEL": "INFO"}) as stage:
         episodes, kept = [], 0
         for number in range(tries):
             stage.settle()
@@ -98,12 +103,12 @@ def worker_killed(work: Path, tries: int, quick: bool) -> None:
                 return now
 
             episodes.append(stage.episode(hurt, "GenerationOver"))
-            note("worker killed", number, episodes[-1])
+            note(what, number, episodes[-1])
             same = lab.members() == members and all(lab.nodes[name].poll() is None for name in agents)
             expected = {**used, victim: used[victim] + 1}  # that the victim's own says so shows that they do say it
             kept += same and lab.event("NodeLost") is None and _restarts_used(stage, members) == expected
-    say_episodes("one worker killed", episodes, (None, Goal(1.5, 3.0)), quick)
-    say_kept("one worker killed: other nodes", tries, kept, "no node lost, no restart budget of another touched", quick)
+    say_episodes(what, episodes, (None, goal), quick)
+    say_kept(f"{what}: other nodes", tries, kept, "no node lost, no restart budget of another touched", quick)
 
 
 def _restarts_used(stage: Stage, nodes: list[str]) -> dict[str, int]:

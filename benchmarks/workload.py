@@ -78,6 +78,7 @@ class Workload:
     snapshot_every: int | None = None
     """Steps from snapshot to snapshot; None: as from checkpoint to checkpoint."""
     precision: str = "fp32"
+    compile: str = "none"
 
     @classmethod
     def usual(cls, quick: bool) -> Workload:
@@ -100,6 +101,7 @@ class Workload:
                     "globalBatch": self.units,
                     "unit": 1,
                     "precision": self.precision,
+                    "compile": self.compile,
                     "learningRate": "1e-3",
                     "schedule": {"kind": "cosine", "warmupSteps": 5},
                 },

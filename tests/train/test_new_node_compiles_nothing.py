@@ -59,3 +59,5 @@ def test_a_new_node_of_a_compiled_run_compiles_nothing(tmp_path: Path) -> None:
     assert first_calls.exists()
     assert not second_calls.exists(), second_calls.read_text()
     assert libraries(second) == libraries(first) != set()
+    for name in ("node-0", "node-1"):
+        assert "cold" not in lab.directory.agent_log(name).read_text(), "the warm process forks with a compiler in it"

@@ -70,6 +70,8 @@ LOOK_SECONDS = 0.1
 MAX_LOG = 4000
 """Characters of a rank's log that are told with its end."""
 WARM_IMPORTS = ("torch", "torch.distributed", "tessera_trainer.imports")
+COMPILER_IMPORTS = ("tessera_trainer.compiler_imports",)
+"""Too, where blocks are compiled."""
 
 
 class RunningNode:
@@ -79,7 +81,9 @@ class RunningNode:
         self._directory, self._resolved = directory, resolved
         self._folder = _socket_folder(directory, name)
         self._lines = TrainerLines(self._folder / "trainers")
-        self._warm = WarmProcess(self._folder, WARM_IMPORTS, directory.agent_log(name))
+        compiles = resolved.run.spec.training.compile is not Compilation.NONE
+        imports = WARM_IMPORTS + (COMPILER_IMPORTS if compiles else ())
+        self._warm = WarmProcess(self._folder, imports, directory.agent_log(name))
         self._compiled_code = compiled_code(resolved, os.environ)
         self._keeper = KeeperProcess(self._folder, directory.root, directory.agent_log(name), self._compiled_code)
         processes = resolved.run.spec.nodes.processes_per_node

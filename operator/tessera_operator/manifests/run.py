@@ -23,7 +23,7 @@ from tessera_operator.profiles import Profile, Settings
 
 GRACE_SECONDS = 30
 """From SIGTERM to SIGKILL of a node: it hands over with a commit, if one takes less."""
-_COMPILED_CODE = {"name": "TESSERA_COMPILED_CODE", "value": "/tmp/compiled-code"}
+_COMPILED_CODE = {"name": "TESSERA_COMPILED_CODE", "value": f"{RUN_FOLDER}/compiled-code"}
 """Not in the cache's volume: that may be one of the host's, which others write to, and this code is run."""
 _LAST_WORDS = {"name": "TESSERA_LAST_WORDS", "value": "/dev/termination-log"}
 """Where Kubernetes takes a container's last message from."""
