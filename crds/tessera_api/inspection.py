@@ -24,6 +24,20 @@ class Prove(Record):
     reason: Text = ""
 
 
+class Collective(Record):
+    """A collective that was begun, of those of its group."""
+
+    group: Annotated[str, Field(max_length=100)]
+    number: Count
+    """From 1 on; the same for all ranks of the group."""
+    operation: Annotated[str, Field(max_length=100)]
+    """Name, types, sizes."""
+
+    def words(self) -> str:
+        """For people."""
+        return f"{self.operation}, number {self.number} of {self.group}"
+
+
 class RankSeen(Record):
     """One trainer at that moment."""
 
@@ -32,6 +46,8 @@ class RankSeen(Record):
     """The kernel's word for its process: running, sleeping, stuck, stopped, gone."""
     collective: bool = False
     """Its main thread waits for other ranks."""
+    waits_in: Collective | None = None
+    """In which collective, as torch's flight recorder has it."""
     reading: bool = False
     """Its main thread waits for data, or for the storage."""
     at: Annotated[str, Field(max_length=300)] = ""

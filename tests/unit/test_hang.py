@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tessera_api.failure import Rung
-from tessera_api.inspection import Inspect, Inspected, RankSeen
+from tessera_api.inspection import Collective, Inspect, Inspected, RankSeen
 from tessera_api.journal import EventName
 from tessera_api.messages import Phase
 from tessera_coordinator.core.effects import Fail, GenerationOver, Judged
@@ -134,6 +134,51 @@ def test_ranks_that_all_wait_for_each_other_are_told_apart_by_nobody() -> None:
     world.after(0.2)
 
     assert "no rank differs" in hangs(world)[0][1]
+
+
+def waits(number: int, operation: str = "all_reduce Float[8]", group: str = "default_pg") -> dict[str, object]:
+    return {"waits_in": Collective(group=group, number=number, operation=operation)}
+
+
+@pytest.mark.parametrize(
+    ("n0", "n1", "n2", "node", "words"),
+    [
+        (
+            51,
+            50,
+            51,
+            "n1",
+            "rank 1 on n1 is sleeping at exact.py:90 run, in all_reduce Float[8], number 50 of default_pg",
+        ),
+        (51, 51, (51, "all_gather Float[8]"), "n2", "in all_gather Float[8], number 51 of default_pg"),
+        (51, 51, 51, None, "no rank differs"),
+        (51, (51, "broadcast Float[8]"), (51, "all_gather Float[8]"), None, "no rank differs"),
+        (51, (3, "send Float[8]", "stage"), (7, "send Float[8]", "stage"), "n1", "in send Float[8], number 3 of stage"),
+    ],
+    ids=["behind", "another operation", "all the same", "no two agree", "behind in a group of theirs"],
+)
+def test_of_ranks_that_all_wait_the_one_that_is_behind_or_called_something_else_is_named(
+    n0: object, n1: object, n2: object, node: str | None, words: str
+) -> None:
+    world = training()
+    world.after(61)
+    said = [waits(*one) if isinstance(one, tuple) else waits(one) for one in (n0, n1, n2)]  # type: ignore[arg-type]
+    answer(world, **dict(zip(NODES, said, strict=True)))
+    world.after(0.2)
+
+    ((named, told),) = hangs(world)
+    assert (named, words in told) == (node, True), told
+
+
+def test_of_those_that_wait_for_a_rank_the_collective_is_told() -> None:
+    world = training()
+    world.after(61)
+    answer(world, n0=waits(51), n1={"state": "stopped", "collective": False, "at": ""}, n2=waits(51))
+    world.after(0.2)
+
+    assert hangs(world)[0][1].endswith(
+        "rank 1 on n1 is stopped, while others wait in all_reduce Float[8], number 51 of default_pg"
+    )
 
 
 def test_micro_batches_inside_a_long_step_are_no_hang() -> None:

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from tessera_api.checkpoint import CheckpointPrefix, parse_prefix, part_name
 from tessera_api.drill import Drill, Fault
 from tessera_api.incident import Finding, Incident
-from tessera_api.inspection import Inspect, Inspected, Prove, RankSeen
+from tessera_api.inspection import Collective, Inspect, Inspected, Prove, RankSeen
 from tessera_api.journal import (
     JOURNAL_RECORD,
     DrillLine,
@@ -108,6 +108,7 @@ OPEN = Open(
     time=1.5,
 )
 HOLDING = Holding(term=1, generation=2, digest="00ff", collective_error=True)
+COLLECTIVE = Collective(group="default_pg", number=51, operation="all_reduce Float[3, 5]")
 PIECE = Piece(object=OBJECT, holder=Holder(node="node-1", host="10.0.0.2", port=7000))
 SEAT = Seat(
     term=1,
@@ -162,6 +163,7 @@ MESSAGES: list[FromAgent | FromCoordinator] = [
     Warnings(nodes=(WarnedNode(node="node-0", reason="a taint", within_seconds=120, sick=True),)),
     PiecesQuestion(generation=2, first=256),
     Pieces(generation=2, first=256, pieces=(PIECE, Piece(object=OBJECT))),
+    Inspected(generation=2, ranks=(RankSeen(rank=1, state="sleeping", collective=True, waits_in=COLLECTIVE),)),
 ]
 ENTRIES: list[Entry] = [
     Claim(term=1, holder="here", time=1.0),

@@ -25,6 +25,7 @@ from typing import Any, NoReturn
 from tessera_run.clock_drill import step_clock
 from tessera_run.failure import is_collective_error, is_storage_error, place_of
 from tessera_run.resume import Part, Resume, resume_of
+from tessera_run.waiting import waits_in
 
 STACK_SIGNAL = signal.SIGRTMIN + 7
 """Answered with the stacks of all threads on standard error, by a program that has connected; no program of one's own
@@ -304,6 +305,8 @@ class Run:
                 step_clock(float(document["seconds"]))
             if document["drill"] == "lock-hog":
                 pow(7, 10**9)  # one operation of C, which never lets go of the lock
+        if document.get("waits?") is not None:
+            self._say({"do": "waits", "number": document["waits?"], "in": _waits_in()})
         if document.get("pieces") is not None:
             self._pieces.told(int(document["first"]), document["pieces"])
         step = document.get("committed")
@@ -338,6 +341,13 @@ def connect(environment: dict[str, str] | None = None) -> Run:
         raise
     line.settimeout(None)
     return Run(line, {**ranks, **welcome})
+
+
+def _waits_in() -> dict[str, Any] | None:
+    try:
+        return waits_in()
+    except Exception:  # noqa: BLE001 - torch's recorder promises no format; without it less is known of a hang
+        return None
 
 
 def _encoded(document: dict[str, object]) -> bytes:

@@ -43,7 +43,7 @@ from tessera_trainer.memory_limit import MemoryLimit
 from tessera_trainer.node_link import NodeLink
 from tessera_trainer.proof import ProofRequest, ProofResult, raise_open_files
 from tessera_trainer.rank_logs import RankLogs
-from tessera_trainer.stacks import Trainer, inspect
+from tessera_trainer.stacks import ANSWER_SECONDS, SILENT, Trainer, inspect
 from tessera_trainer.trainer_lines import TrainerLines
 from tessera_trainer.warm_link import WarmProcess, below, children_of, kill_sessions_of_children
 
@@ -233,8 +233,12 @@ class RunningNode:
         held = self.link.open
         if held is None:
             return ()
-        log = partial(self._directory.rank_log, self.link.node_name, held.generation)
-        return inspect({rank: Trainer(pid, log(rank)) for rank, pid in self._lines.trainers().items()})
+        log, began = partial(self._directory.rank_log, self.link.node_name, held.generation), time.monotonic()
+        self._lines.ask_what_they_wait_in()
+        seen = inspect({rank: Trainer(pid, log(rank)) for rank, pid in self._lines.trainers().items()})
+        awake = frozenset(one.rank for one in seen if one.state not in SILENT)
+        waits = self._lines.wait_in(awake, began + ANSWER_SECONDS - time.monotonic())
+        return tuple(one.model_copy(update={"waits_in": waits.get(one.rank)}) for one in seen)
 
     def prepare_workers(self, generation: Seat) -> None:
         """See `rendezvous.Node`: torchrun's workers inherit this process's environment."""

@@ -23,6 +23,8 @@ LOOK_SECONDS = 0.02
 MAX_BYTES = 1 << 20
 MAX_LOG = 2000
 _STATES = {"R": "running", "S": "sleeping", "D": "stuck", "T": "stopped", "t": "stopped", "Z": "gone", "X": "gone"}
+SILENT = ("stopped", "gone")
+"""Who answers nothing."""
 _THREAD = re.compile(r"^(?:Current thread|Thread) 0x[0-9a-f]+.*:$", re.MULTILINE)
 _FRAME = re.compile(r'^  File "(?P<file>[^"]+)", line (?P<line>\d+) in (?P<function>.+)$', re.MULTILINE)
 _LIBRARIES = ("/site-packages/", "/dist-packages/", "/lib/python")
@@ -42,7 +44,7 @@ class Trainer:
 def inspect(trainers: Mapping[int, Trainer]) -> tuple[RankSeen, ...]:
     """By rank."""
     states = {rank: _state(trainer.pid) for rank, trainer in trainers.items()}
-    asked = {rank: _size(trainers[rank].log) for rank, state in states.items() if state not in ("stopped", "gone")}
+    asked = {rank: _size(trainers[rank].log) for rank, state in states.items() if state not in SILENT}
     for rank in asked:
         with suppress(ProcessLookupError):
             os.kill(trainers[rank].pid, STACK_SIGNAL)

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tessera_api.inspection import Collective
 from tessera_api.log import StoredObject
 from tessera_api.messages import Note, Part, Phase, PhaseChange, Report, RewindRequest, SkipRequest, StepRecord
 from tessera_api.seat import PAGE, Pieces, Seat
@@ -36,6 +37,9 @@ class TrainerLines:
         self._link: NodeLink | None = None
         self._troubled = 0
         """The last generation of which a trainer said that it is in trouble."""
+        self._asked = 0
+        self._waits: dict[int, Collective | None] = {}
+        """What ranks answered to the last question."""
 
     @property
     def path(self) -> Path:
@@ -57,6 +61,21 @@ class TrainerLines:
         while self._pids and time.monotonic() < deadline:
             time.sleep(0.005)
         return self._troubled == generation
+
+    def ask_what_they_wait_in(self) -> None:
+        """From any thread but the loop's."""
+        assert self._link is not None
+        self._asked += 1
+        self._waits = {}
+        question: dict[str, object] = {"waits?": self._asked}
+        self._link.loop.call_soon_threadsafe(self.tell, question)
+
+    def wait_in(self, ranks: frozenset[int], limit_s: float) -> dict[int, Collective | None]:
+        """What was answered, once all of these ranks have, or the limit is over."""
+        deadline = time.monotonic() + limit_s
+        while not ranks <= set(self._waits) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        return dict(self._waits)
 
     def attach(self, link: NodeLink) -> None:
         """Serve on the link's loop, from before its thread starts."""
@@ -144,6 +163,9 @@ class TrainerLines:
             case "step":
                 record = StepRecord.model_validate({key: value for key, value in said.items() if key != "do"})
                 link.stepped(record, rank == 0)
+            case "waits":
+                if said["number"] == self._asked:
+                    self._waits[rank] = Collective.model_validate(said["in"]) if said["in"] is not None else None
             case "progress":
                 link.progress.progressed(int(said["units"]))
             case "phase":

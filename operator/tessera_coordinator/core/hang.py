@@ -9,9 +9,10 @@ trainers are doing, which it answers with a beat and their stacks, and one that 
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
-from tessera_api.inspection import Inspect, Inspected, RankSeen
+from tessera_api.inspection import Collective, Inspect, Inspected, RankSeen
 from tessera_api.log import Open
 from tessera_api.messages import Beat, Phase
 from tessera_coordinator.core.effects import Effect, Send
@@ -154,15 +155,21 @@ def _verdict(seconds: float, members: list[Node], seen: dict[str, tuple[RankSeen
         place = f"hang in phase {phase.value}"
         return Hang(f"{words}; no rank differs from the others", place, None, stacks=_stacks(ranks))
     first, node = differ[0]
-    said = "; ".join(f"rank {rank.rank} on {name} is {rank.state}{_place(rank)}" for rank, name in differ[:4])
+    said = "; ".join(
+        f"rank {rank.rank} on {name} is {rank.state}{_place(rank)}{_inside(rank)}" for rank, name in differ[:4]
+    )
     more = f", and {len(differ) - 4} more" if len(differ) > 4 else ""
     others = [one for one in ranks if one not in differ]
-    told = f"{words}: {said}{more}, while others wait"[:2000]
+    where = next((one.waits_in.words() for one, _ in others if one.waits_in is not None), "")
+    told = f"{words}: {said}{more}, while others wait{f' in {where}' if where else ''}"[:2000]
     return Hang(told, f"hang{_place(first)}", node, first.rank, _stacks([*differ, *others]))
 
 
 def _stacks(ranks: list[tuple[RankSeen, str]]) -> str:
-    told = [f"rank {rank.rank} on {name}, {rank.state}{_place(rank)}\n{rank.stack}\n{rank.log}" for rank, name in ranks]
+    told = [
+        f"rank {rank.rank} on {name}, {rank.state}{_place(rank)}{_inside(rank)}\n{rank.stack}\n{rank.log}"
+        for rank, name in ranks
+    ]
     return "\n".join(told[:MOST_STACKS])
 
 
@@ -174,7 +181,33 @@ def _different(ranks: list[tuple[RankSeen, str]]) -> list[tuple[RankSeen, str]]:
     if 0 < len(outside) < len(ranks):
         return outside
     odd = [one for one in ranks if one[0].state in ("stopped", "gone")]
-    return odd if len(odd) < len(ranks) else []
+    if odd:
+        return odd if len(odd) < len(ranks) else []
+    return _behind(ranks)
+
+
+def _behind(ranks: list[tuple[RankSeen, str]]) -> list[tuple[RankSeen, str]]:
+    """All wait: who waits in an earlier collective of a group than others of it do, or, where all are at the same one,
+    who called another operation than most."""
+    groups: dict[str, list[tuple[RankSeen, str, Collective]]] = {}
+    for rank, name in ranks:
+        if rank.waits_in is not None:
+            groups.setdefault(rank.waits_in.group, []).append((rank, name, rank.waits_in))
+    for waiting in groups.values():
+        first = min(collective.number for _, _, collective in waiting)
+        called = Counter(collective.operation for _, _, collective in waiting)
+        usual, times = called.most_common(1)[0]
+        odd = [(rank, name) for rank, name, collective in waiting if collective.number == first]
+        if len(odd) == len(waiting):
+            odd = [(rank, name) for rank, name, collective in waiting if collective.operation != usual]
+            odd = odd if times > len(odd) else []
+        if odd:
+            return odd
+    return []
+
+
+def _inside(rank: RankSeen) -> str:
+    return f", in {rank.waits_in.words()}" if rank.waits_in is not None else ""
 
 
 def _place(rank: RankSeen) -> str:
