@@ -58,7 +58,13 @@ def _drill(options: argparse.Namespace) -> ExitCode:
     faults = [fault.value for fault in Fault]
     if options.fault not in faults:
         raise Refused(f"there is no fault {options.fault!r}: {', '.join(faults)}")
-    return drill(options.directory, Order(Fault(options.fault), options.node, options.seconds), print)
+    order = Order(Fault(options.fault), options.node, options.seconds)
+    if options.namespace is not None:
+        from tessera_cli import cluster_drill
+        from tessera_cli.cluster_runs import ClusterRun
+
+        return cluster_drill.drill(ClusterRun(options.namespace, options.run, options.context), order, print)
+    return drill(Path(options.run), order, print)
 
 
 def _local(options: argparse.Namespace, words: list[str]) -> ExitCode:
@@ -118,7 +124,10 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("directory", type=Path, metavar="DIR", help="the run's directory, WORKDIR/runs/NAME")
     words = "hurt a run that allows drills, and see it recover as promised"
     command = commands.add_parser("drill", help=words, description=words)
-    command.add_argument("directory", type=Path, metavar="DIR", help="the run's directory, WORKDIR/runs/NAME")
+    where = "the run's directory, WORKDIR/runs/NAME; with --namespace the name of a TrainingRun"
+    command.add_argument("run", metavar="RUN", help=where)
+    command.add_argument("--namespace", "-n", metavar="NS", help="the run is on a cluster, in this namespace")
+    command.add_argument("--context", metavar="NAME", help="of the kubeconfig (default: its current one)")
     command.add_argument("--fault", required=True, metavar="KIND", help="worker-kill, node-kill, lock-hog, ...")
     command.add_argument("--node", metavar="NAME", help="whom to hurt (default: the node of rank 0)")
     command.add_argument(

@@ -16,7 +16,7 @@ from tessera_api.keys import only
 from tessera_api.messages import StatusAnswer
 from tessera_api.resolved_run import ResolvedRun
 from tessera_api.run_directory import RunDirectory
-from tessera_api.training_run import Drills
+from tessera_api.training_run import Drills, TrainingRunSpec
 from tessera_api.training_run_status import DrillResult, ShownDrill, TrainingRunStatus
 from tessera_cli import directory_lock
 from tessera_cli.refusal import Refused
@@ -63,9 +63,9 @@ async def conduct(resolved: ResolvedRun, key: bytes, order: Order, say: Callable
     talking = asyncio.create_task(client.run())
     try:
         shown = await watch.first(BEGIN_SECONDS)
-        say(f"{shown.fault.value} is done to {shown.node or 'the leading coordinator'}")
+        say(f"{shown.fault.value} is done to {whom(shown)}")
         limit = RESULT_SECONDS + order.seconds + resolved.run.spec.hang_seconds
-        return _told(await watch.last(limit), resolved, say)
+        return told(await watch.last(limit), resolved.run.spec, say)
     finally:
         talking.cancel()
         with suppress(asyncio.CancelledError):
@@ -107,8 +107,15 @@ class _Watch:
             raise Refused(words, ExitCode.UNAVAILABLE) from error
 
 
-def _told(shown: ShownDrill, resolved: ResolvedRun, say: Callable[[str], None]) -> ExitCode:
-    promise, spec = PROMISES[shown.fault], resolved.run.spec
+def whom(shown: ShownDrill) -> str:
+    """It was done to, in words."""
+    nobody = "the operator" if shown.fault in OF_THE_API_SERVER else "the leading coordinator"
+    return shown.node or nobody
+
+
+def told(shown: ShownDrill, spec: TrainingRunSpec, say: Callable[[str], None]) -> ExitCode:
+    """What came of it, beside what is promised."""
+    promise = PROMISES[shown.fault]
     if promise.detect is None:
         say("promised: no generation ends unplanned")
     else:

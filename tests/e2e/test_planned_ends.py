@@ -1,8 +1,13 @@
 """A story of a node that is drained: what is known beforehand costs no step."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
-from tests.e2e.installation import DATASET, Installation, a_run, step_of
+from tests.cluster.network import CONTROL, enter
+from tests.e2e.installation import DATASET, NAMESPACE, Installation, a_run, step_of
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
@@ -66,7 +71,17 @@ def trains_on(installed: Installation, run: str) -> None:
     installed.wait("it trains on", lambda: step_of(installed.status(run)) > wanted, 120)
 
 
-def test_a_drill_on_the_cluster_is_asked_for_by_an_annotation_and_its_result_stands_in_the_status(
+def by_command(installed: Installation, run: str, fault: str) -> str:
+    """What `tessera drill` says."""
+    config = installed.cluster.control.identities.folder / "admin.kubeconfig"
+    words = ["drill", run, "--namespace", NAMESPACE, "--fault", fault]
+    variables = {**os.environ, "KUBECONFIG": str(config), "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [*enter(CONTROL), sys.executable, "-m", "tessera_cli", *words]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False, timeout=300)
+    return done.stdout + done.stderr
+
+
+def test_a_drill_on_the_cluster_is_asked_for_by_an_annotation_or_the_command_and_its_result_is_told(
     installed: Installation,
 ) -> None:
     run = "hurt"
@@ -77,6 +92,10 @@ def test_a_drill_on_the_cluster_is_asked_for_by_an_annotation_and_its_result_sta
         for number, fault in enumerate(
             ("worker-kill", "node-kill", "agent-stop", "coordinator-kill", "api-slow", "api-away"), 1
         ):
+            if number % 2 == 0:
+                assert by_command(installed, run, fault).endswith("\nkept\n")
+                trains_on(installed, run)
+                continue
             installed.kubectl("annotate", "trun", run, f"tessera.dev/drill={number} {fault}", "--overwrite")
 
             def kept(number: int = number) -> bool:
