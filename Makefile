@@ -31,8 +31,8 @@ e2e: setup ## every story on a real cluster of four nodes (needs root), the long
 	$(BIN)/python -m pytest tests/e2e
 
 .PHONY: drill
-drill: setup ## every fault that `tessera drill` knows, on a real local run
-	$(BIN)/python -m pytest tests/train/test_drills.py
+drill: setup ## every fault that `tessera drill` knows, on real local runs
+	$(BIN)/python -m pytest tests/train/test_drills.py tests/train/test_loss_guard.py
 
 .PHONY: test-fast
 test-fast: setup ## the fast tests alone: no torchrun, no API server

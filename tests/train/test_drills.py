@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from drills import disturbed, undisturbed
 
 from tessera_api.drill import OF_OUR_TRAINER, OF_THE_API_SERVER, Fault
 from tessera_api.exit_codes import ExitCode
@@ -62,6 +63,19 @@ def test_a_fault_is_recovered_from_as_promised(running: Command, fault: str) -> 
         return (shown["fault"], shown["result"]) == (fault, "Kept")
 
     wait_for(in_the_status, 30.0, "the status tells it")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1500)
+def test_faults_that_only_our_trainer_knows_are_recovered_from_as_promised_and_cost_no_bit(tmp_path: Path) -> None:
+    """But a loss spike, after which the run is another: test_loss_guard.py."""
+    faults = tuple(fault for fault in Fault if fault in OF_OUR_TRAINER and fault is not Fault.LOSS_SPIKE)
+
+    kept, _, hurt = disturbed(tmp_path, faults, 1)
+    alone = undisturbed(tmp_path, max(hurt))
+
+    assert kept == len(faults)
+    assert [step for step, numbers in hurt.items() if numbers != alone.get(step)] == []
 
 
 def test_a_fault_that_there_is_none_of_and_a_node_that_trains_not_are_refused(running: Command) -> None:
