@@ -9,9 +9,10 @@ import pytest
 from tests.cluster.network import CONTROL, enter
 from tests.e2e.installation import DATASET, NAMESPACE, Installation, a_run, step_of
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.timeout(900)]
 
 
+@pytest.mark.long
 def test_a_node_that_is_drained_hands_over_and_no_step_is_computed_twice(installed: Installation) -> None:
     """The node of rank 0: its pod has its grace to commit with the others, and the spare takes the place."""
     run = "drained"
@@ -38,6 +39,7 @@ def test_a_node_that_is_drained_hands_over_and_no_step_is_computed_twice(install
         installed.kubectl("delete", "trun", run, "--timeout=60s", check=False)
 
 
+@pytest.mark.long
 def test_a_node_whose_machine_is_about_to_end_hands_over_and_another_stands_ready_before_it_does(
     installed: Installation,
 ) -> None:
