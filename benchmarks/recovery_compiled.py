@@ -45,7 +45,7 @@ def _first_step(stage: Stage, variable: str, folder: Path) -> float:
     lab = stage.lab
     stage.kill(next(name for name, role in stage.roles().items() if role == "spare"))
     stage.kill(lab.members()[-1])
-    name = stage.add_node(**{variable: str(folder)})
+    name = stage.add_node(**{CARRIED: ""} | {variable: str(folder)})
     lab.wait_for("it trains", lambda: name in lab.members(), STEP_SECONDS)
     generation = lab.generation()
     first = lab.wait_step(0, STEP_SECONDS, int(generation["generation"]))

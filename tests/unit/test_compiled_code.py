@@ -14,6 +14,8 @@ from tessera_keeper import compiled_code
 from tessera_keeper.code_carrier import CodeCarrier
 from tessera_keeper.compiled_code import NotOurs, TooMuch, contents, object_name, pack, unpack
 from tessera_store import Store, StoreUnavailable, open_store
+from tessera_trainer.agent import compiled_code as folder_of
+from tests.unit.operator_world import RUN, a_run, a_start
 
 KEYS = Keys(b"k" * 32)
 NAME = object_name("AVX512/1/abc")
@@ -103,6 +105,22 @@ def test_a_folder_that_is_too_large_is_not_carried(tmp_path: Path, monkeypatch: 
 
 def test_other_machines_have_another_object() -> None:
     assert object_name("AVX512/1/abc") == NAME != object_name("AVX2/1/abc")
+
+
+@pytest.mark.parametrize(
+    ("compilation", "variables", "folder"),
+    [
+        ("blocks", {"TESSERA_COMPILED_CODE": "here", "TORCHINDUCTOR_CACHE_DIR": "the image's"}, Path("here")),
+        ("blocks", {"TESSERA_COMPILED_CODE": "", "TORCHINDUCTOR_CACHE_DIR": "mine"}, None),
+        ("blocks", {}, None),
+        ("none", {"TESSERA_COMPILED_CODE": "here"}, None),
+    ],
+)
+def test_code_is_carried_where_blocks_are_compiled_and_the_node_has_a_folder_for_it(
+    compilation: str, variables: dict[str, str], folder: Path | None
+) -> None:
+    training = {**RUN["spec"]["training"], "compile": compilation}
+    assert folder_of(a_start(a_run(training=training)), variables) == folder
 
 
 class Node:

@@ -63,7 +63,7 @@ version would not know it.)"""
 GRACE = "TESSERA_GRACE_SECONDS"
 """Variable: from SIGTERM to SIGKILL."""
 COMPILED_CODE = "TESSERA_COMPILED_CODE"
-"""Variable: a folder that belongs to this node of this run alone."""
+"""Variable: a folder that belongs to this node of this run alone; empty or not there: nothing is carried."""
 INDUCTOR_CACHE = "TORCHINDUCTOR_CACHE_DIR"
 ENDS_BY_ITSELF_SECONDS = 3.0
 LOOK_SECONDS = 0.1
@@ -277,10 +277,9 @@ class RunningNode:
 
 def compiled_code(resolved: ResolvedRun, variables: Mapping[str, str]) -> Path | None:
     """The folder in which trainers are to keep what they compile, for it to be carried to the run's other nodes; None
-    where they keep it as torch does, or as somebody has said: nodes on one machine share a folder."""
-    wanted = resolved.run.spec.training.compile is not Compilation.NONE and INDUCTOR_CACHE not in variables
+    where they keep it as torch is set up to: nodes on one machine share a folder."""
     folder = variables.get(COMPILED_CODE)
-    return Path(folder) if wanted and folder else None
+    return Path(folder) if folder and resolved.run.spec.training.compile is not Compilation.NONE else None
 
 
 def _show(line: str) -> None:
