@@ -238,6 +238,23 @@ def test_code_of_a_foreign_key_and_a_storage_that_is_away_cost_nothing_but_a_war
     assert "away" in caplog.records[-1].getMessage()
 
 
+def test_code_that_could_not_be_read_is_fetched_at_the_next_look(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.put(NAME, pack(compiled(tmp_path / "a"), NAME, KEYS))
+    node = Node(tmp_path / "b", store)
+
+    def away(name: str) -> None:
+        raise StoreUnavailable(f"{name}: away")
+
+    with monkeypatch.context() as outage:
+        outage.setattr(store, "get", away)
+        node.looks()
+    assert files(node.folder) == {}
+    node.looks()
+    assert len(files(node.folder)) == 2
+
+
 def test_where_there_is_no_storage_for_it_trainers_compile(tmp_path: Path, store: Store) -> None:
     node = Node(tmp_path / "b", store)
     node.carrier.start("AVX512/1/none")

@@ -93,8 +93,12 @@ class CodeCarrier:
         version = f"{info.size} {info.modified}"
         if version == self._fetched:
             return
+        try:
+            if info.size > compiled_code.MAX_BYTES:
+                raise NotOurs(f"{self._name} has {info.size} bytes")
+            compiled_code.unpack(self._store().get(self._name), self._name, self._ring(), self._folder)
+        except NotOurs:
+            self._fetched = version  # the same one is not looked at again
+            raise
         self._fetched = version
-        if info.size > compiled_code.MAX_BYTES:
-            raise NotOurs(f"{self._name} has {info.size} bytes")
-        compiled_code.unpack(self._store().get(self._name), self._name, self._ring(), self._folder)
         logger.info("compiled code of this run's nodes was fetched: %.1f MB", info.size / 1e6)
