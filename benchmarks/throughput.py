@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tessera_trainer import hugging_face
+from tessera_trainer import foreign_config, hugging_face
 from tessera_trainer.initialise import initialise
 from tessera_trainer.micro_batch import MicroBatch, pack
 from tessera_trainer.model import Decoder
@@ -111,7 +111,7 @@ def documents(shape: ModelShape, rows: int) -> MicroBatch:
 
 def their_model(shape: ModelShape, ours: Decoder) -> Any:
     """`transformers`' model with our weights."""
-    settings = hugging_face.configuration(shape, torch.float32, 0)
+    settings = foreign_config.configuration(shape, torch.float32, 0)
     theirs = LlamaForCausalLM._from_config(LlamaConfig(**settings), attn_implementation="sdpa")
     weights = dict(ours.named_parameters())
     state: dict[str, Tensor] = {}

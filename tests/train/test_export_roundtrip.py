@@ -17,7 +17,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tessera_trainer.export import IncompleteWeights, TokenizerFile, export
-from tessera_trainer.hugging_face import ForeignModel, configuration, shape_of
+from tessera_trainer.families import FAMILIES
+from tessera_trainer.foreign_config import ForeignModel, configuration, shape_of
 from tessera_trainer.initialise import initialise
 from tessera_trainer.micro_batch import pack
 from tessera_trainer.model import Decoder
@@ -188,10 +189,15 @@ def test_an_export_that_is_overtaken_while_it_is_paused_harms_nothing(tmp_path: 
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("model_type", "qwen2", "config.json: model_type is 'qwen2'; it must be 'llama'"),
+        ("model_type", "gpt2", f"config.json: model_type is 'gpt2'; it must be one of {', '.join(FAMILIES)}"),
         ("hidden_act", "gelu", "config.json: hidden_act is 'gelu'; it must be 'silu'"),
-        ("head_dim", 16, "config.json: head_dim is 16; it must be 8"),
-        ("rope_parameters", {"rope_type": "llama3"}, "config.json: rope_type is 'llama3'; it must be 'default'"),
+        ("attention_dropout", 0.1, "config.json: attention_dropout is 0.1; it must be 0.0"),
+        ("mystery", 1, "config.json: nobody here knows what mystery (1) changes"),
+        (
+            "rope_parameters",
+            {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0},
+            "config.json: rope_type is 'dynamic'; it must be one of default, linear, llama3, yarn",
+        ),
     ],
 )
 def test_a_model_that_ours_cannot_be_is_refused(name: str, value: object, message: str) -> None:

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tessera_trainer.gated import gated
 from tessera_trainer.rms_norm import RmsNorm
 from tessera_trainer.rope import rotate, rotations
-from tessera_trainer.swiglu import swiglu
+from tessera_trainer.style import Activation, Rotation
 
 
 def random(*sizes: int, seed: int) -> Tensor:
@@ -43,8 +44,14 @@ def test_rms_norm_is_its_formula_for_rows_and_for_weights() -> None:
     assert_same_function(with_weight, lambda argument: plain(rows, argument), weight.clone())
 
 
-def test_swiglu_is_its_formula() -> None:
-    assert_same_function(swiglu, lambda both: functional.silu(both[:, :12]) * both[:, 12:], random(7, 24, seed=1))
+def test_gated_activations_are_their_formulas() -> None:
+    both = random(7, 24, seed=1)
+    assert_same_function(gated, lambda both: functional.silu(both[:, :12]) * both[:, 12:], both.clone())
+    assert_same_function(
+        lambda both: gated(both, Activation.GELU_TANH),
+        lambda both: functional.gelu(both[:, :12], approximate="tanh") * both[:, 12:],
+        both.clone(),
+    )
 
 
 def test_rotation_turns_element_i_with_element_i_plus_half_the_width() -> None:
@@ -56,4 +63,5 @@ def test_rotation_turns_element_i_with_element_i_plus_half_the_width() -> None:
         turned = torch.complex(heads[..., :2], heads[..., 2:]) * turn
         return torch.cat((turned.real, turned.imag), dim=-1)
 
-    assert_same_function(lambda heads: rotate(heads, *rotations(positions, 4, 100.0)), plain, random(5, 3, 4, seed=1))
+    turns = rotations(positions, 4, Rotation(100.0))
+    assert_same_function(lambda heads: rotate(heads, *turns), plain, random(5, 3, 4, seed=1))

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from tessera_trainer import hugging_face
+from tessera_trainer import foreign_config, hugging_face
 from tessera_trainer.shape import ModelShape
 
 _LIMIT_BYTES = 4 * 2**30
@@ -60,7 +60,8 @@ def export(
     partial = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
     partial.mkdir()
     _write_weights(partial, shape, weights, dtype, limit_bytes)
-    _write_json(partial / hugging_face.CONFIGURATION, hugging_face.configuration(shape, dtype, tokenizer.end_of_text))
+    configuration = foreign_config.configuration(shape, dtype, tokenizer.end_of_text)
+    _write_json(partial / foreign_config.CONFIGURATION, configuration)
     _write_json(partial / hugging_face.GENERATION, hugging_face.generation(tokenizer.end_of_text))
     _write_tokenizer(partial, tokenizer, shape.sequence_length)
     for file in sorted(partial.iterdir()):
@@ -103,17 +104,19 @@ def _their_tensors(
     shape: ModelShape, weights: Iterable[tuple[str, Tensor]], dtype: torch.dtype
 ) -> Iterator[tuple[str, Tensor]]:
     """Each of our weights, cut into theirs, on the CPU in `dtype`."""
-    expected = {entry.ours: entry.theirs for entry in hugging_face.entries(shape)}
+    expected = {entry.ours: entry for entry in hugging_face.entries(shape)}
     for name, weight in weights:
-        theirs = expected.pop(name, None)
-        if theirs is None:
+        entry = expected.pop(name, None)
+        if entry is None:
             raise IncompleteWeights(f"{name} is no weight of this model, or came twice")
+        theirs = entry.theirs
         rows = sum(count for _, count in theirs)
         if weight.shape[0] != rows:
             raise IncompleteWeights(f"{name} has {weight.shape[0]} rows, and should have {rows}")
         parts = torch.split(weight.detach(), [count for _, count in theirs])
         for (their_name, _), part in zip(theirs, parts, strict=True):
-            yield their_name, part.to("cpu", dtype, copy=True).contiguous()
+            told = part.to("cpu", copy=True) - entry.more if entry.more else part
+            yield their_name, told.to("cpu", dtype, copy=True).contiguous()
     if expected:
         raise IncompleteWeights(f"{len(expected)} weights are missing, {min(expected)} the first of them")
 

@@ -2,7 +2,7 @@
 
 A parameter's values come from (seed, its name, a band of its rows): a rank that owns some rows draws the bands that
 cover them, on the CPU, and no other. Matrices are normal with deviation 0.02, those that write into the residual stream
-0.02 / sqrt(2 layers) (GPT-2's rule: the stream's variance does not grow with depth); norms are 1.
+0.02 / sqrt(2 layers) (GPT-2's rule: the stream's variance does not grow with depth); norms are 1, biases 0.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _deviation(name: str, layers: int) -> float:
 def _fill(local: Tensor, name: str, seed: int, first: int, shape: Sequence[int], deviation: float) -> None:
     """Write rows [first, first + len(local)) of the parameter of this `shape` into `local`."""
     if len(shape) == 1:
-        local.fill_(1.0)
+        local.fill_(0.0 if name.endswith(".bias") else 1.0)
         return
     last = first + local.shape[0]
     for band in range(first // _BAND, -(-last // _BAND)):

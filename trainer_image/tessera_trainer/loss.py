@@ -26,20 +26,28 @@ def chunk_rows(vocabulary: int, device: torch.device) -> int:
     return max(_FEWEST_ROWS, _LOGITS.get(device.type, _LOGITS["cpu"]) // vocabulary)
 
 
-def summed_loss(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
+def capped(logits: Tensor, cap: float | None) -> Tensor:
+    """cap * tanh(logits / cap); None: as they are."""
+    return logits if cap is None else torch.tanh(logits / cap) * cap
+
+
+def summed_loss(hidden: Tensor, head: Tensor, targets: Tensor, cap: float | None = None) -> Tensor:
     """The sum of -log softmax(hidden head^T)[target] over positions whose target counts: a float32 scalar.
 
-    hidden [N, width] and head [vocabulary, width] of one dtype; targets int64 [N], IGNORED where nothing is predicted.
+    hidden [N, width] and head [vocabulary, width] of one dtype; targets int64 [N], IGNORED where nothing is predicted;
+    logits are `capped`.
     """
-    return _SummedLoss.apply(hidden, head, targets, torch.is_grad_enabled())  # type: ignore[no-any-return]
+    return _SummedLoss.apply(hidden, head, targets, torch.is_grad_enabled(), cap)  # type: ignore[no-any-return]
 
 
 class _SummedLoss(torch.autograd.Function):
     """The gradients are made in the forward pass, and scaled in place: a second backward pass raises RuntimeError."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, hidden: Tensor, head: Tensor, targets: Tensor, trained: bool) -> Tensor:
-        chunks = _Chunks(hidden, head, trained)
+    def forward(
+        ctx: FunctionCtx, hidden: Tensor, head: Tensor, targets: Tensor, trained: bool, cap: float | None
+    ) -> Tensor:
+        chunks = _Chunks(hidden, head, trained, cap)
         losses = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
         rows = chunk_rows(head.shape[0], hidden.device)
         for begin in range(0, hidden.shape[0], rows):
@@ -49,17 +57,17 @@ class _SummedLoss(torch.autograd.Function):
         return losses.sum()
 
     @staticmethod
-    def backward(ctx: FunctionCtx, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: FunctionCtx, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         hidden_gradient, head_gradient = ctx.saved_tensors  # type: ignore[attr-defined]
         dtype = hidden_gradient.dtype
-        return hidden_gradient.mul_(gradients[0]), head_gradient.mul_(gradients[0]).to(dtype), None, None
+        return hidden_gradient.mul_(gradients[0]), head_gradient.mul_(gradients[0]).to(dtype), None, None, None
 
 
 class _Chunks:
     """Takes chunk after chunk, and gathers their gradients. `trained` False: losses only."""
 
-    def __init__(self, hidden: Tensor, head: Tensor, trained: bool) -> None:
-        self._hidden, self._head, self._trained = hidden, head, trained
+    def __init__(self, hidden: Tensor, head: Tensor, trained: bool, cap: float | None) -> None:
+        self._hidden, self._head, self._trained, self._cap = hidden, head, trained, cap
         rows = min(hidden.shape[0], chunk_rows(head.shape[0], hidden.device))
         self._logits = hidden.new_empty((rows, head.shape[0]))
         self._logs = hidden.new_empty((rows, head.shape[0]), dtype=torch.float32)
@@ -79,12 +87,16 @@ class _Chunks:
         hidden, count = self._hidden[span], targets.shape[0]
         logits, logs = self._logits[:count], self._logs[:count]
         torch.mm(hidden, self._head.t(), out=logits)
+        if self._cap is not None:
+            logits.copy_(capped(logits, self._cap))
         torch.log_softmax(logits, 1, dtype=torch.float32, out=logs)
         ignored = (targets == IGNORED)[:, None]
         chosen = targets.clamp_min(0)[:, None]
         losses = logs.gather(1, chosen).neg_().masked_fill_(ignored, 0.0).squeeze(1)
         if self._trained:
             slope = logs.exp_().scatter_add_(1, chosen, self._minus_one.expand(count, 1))
+            if self._cap is not None:  # the slope of the cap itself, by what it made
+                slope.mul_(1 - (logits.float() / self._cap).square_())
             self._gather(span, slope.to(hidden.dtype), ignored)
         return losses
 

@@ -1,4 +1,5 @@
-"""Model: a Llama-shaped decoder (RMSNorm, RoPE, grouped-query attention, SwiGLU) over packed documents.
+"""Model: a decoder (RMSNorm, RoPE, grouped-query attention, a gated feed-forward) over packed documents; `style` has in
+what families differ.
 
 The stream of a micro-batch is flat, [N, hidden]; documents are told apart by attention and by nothing else.
 `model.layers` are the blocks, which `parallel` shards and compiles one by one; the loss is made inside `forward`, where
@@ -15,32 +16,53 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tessera_trainer.attention import attention
-from tessera_trainer.loss import summed_loss
+from tessera_trainer.attention import Scores, attention
+from tessera_trainer.gated import gated
+from tessera_trainer.loss import capped, summed_loss
 from tessera_trainer.micro_batch import MicroBatch
 from tessera_trainer.rms_norm import RmsNorm
 from tessera_trainer.rope import rotate, rotations
 from tessera_trainer.shape import ModelShape
-from tessera_trainer.swiglu import swiglu
+from tessera_trainer.style import HeadNorm, Norms
 
 
 class Attention(nn.Module):
     """Mixes the positions of a document."""
 
-    def __init__(self, shape: ModelShape) -> None:
+    def __init__(self, shape: ModelShape, layer: int) -> None:
         super().__init__()
+        style = shape.style
         self._heads, self._kv_heads, self._width = shape.heads, shape.kv_heads, shape.head_width
-        self._longest = shape.sequence_length
-        self.qkv = nn.Linear(shape.hidden, sum(shape.qkv_rows), bias=False)
-        self.output = nn.Linear(shape.hidden, shape.hidden, bias=False)
+        self._longest, self._turned, self._head_norm = shape.sequence_length, shape.turned(layer), style.head_norm
+        scale = None if style.query_scale is None else style.query_scale**-0.5
+        self._scores = Scores(scale, shape.window(layer), style.score_cap or 0.0)
+        self.qkv = nn.Linear(shape.hidden, sum(shape.qkv_rows), bias=style.qkv_bias)
+        self.output = nn.Linear(shape.heads * shape.head_width, shape.hidden, bias=style.output_bias)
+        if style.head_norm is not HeadNorm.NONE:
+            query, key, _ = shape.qkv_rows
+            whole = style.head_norm is HeadNorm.WHOLE
+            self.query_norm = RmsNorm(query if whole else shape.head_width, shape.norm_epsilon)
+            self.key_norm = RmsNorm(key if whole else shape.head_width, shape.norm_epsilon)
 
     def forward(self, stream: Tensor, cosine: Tensor, sine: Tensor, offsets: Tensor) -> Tensor:
         """[N, hidden] -> [N, hidden]."""
         heads = self.qkv(stream).view(stream.shape[0], -1, self._width)
-        unturned, value = torch.split(heads, [self._heads + self._kv_heads, self._kv_heads], dim=1)
-        query, key = torch.split(rotate(unturned, cosine, sine), [self._heads, self._kv_heads], dim=1)
-        mixed = attention(query, key, value, offsets, self._longest)
-        return self.output(mixed.reshape(stream.shape))  # type: ignore[no-any-return]
+        turned, value = torch.split(heads, [self._heads + self._kv_heads, self._kv_heads], dim=1)
+        if self._head_norm is not HeadNorm.NONE:
+            turned = self._normalised(turned)
+        if self._turned:
+            turned = rotate(turned, cosine, sine)
+        query, key = torch.split(turned, [self._heads, self._kv_heads], dim=1)
+        mixed = attention(query, key, value, offsets, self._longest, self._scores)
+        return self.output(mixed.reshape(stream.shape[0], -1))  # type: ignore[no-any-return]
+
+    def _normalised(self, heads: Tensor) -> Tensor:
+        """Queries and keys, [N, heads + kv_heads, width]."""
+        parts = torch.split(heads, [self._heads, self._kv_heads], dim=1)
+        count = 1 if self._head_norm is HeadNorm.WHOLE else self._width
+        rows = (part.reshape(-1, part.shape[1] * self._width if count == 1 else count) for part in parts)
+        normalised = [norm(part) for norm, part in zip((self.query_norm, self.key_norm), rows, strict=True)]
+        return torch.cat([part.view(heads.shape[0], -1, self._width) for part in normalised], dim=1)
 
 
 class FeedForward(nn.Module):
@@ -48,28 +70,39 @@ class FeedForward(nn.Module):
 
     def __init__(self, shape: ModelShape) -> None:
         super().__init__()
-        self.gate_up = nn.Linear(shape.hidden, 2 * shape.ffn, bias=False)
-        self.down = nn.Linear(shape.ffn, shape.hidden, bias=False)
+        bias, self._activation = shape.style.feed_forward_bias, shape.style.activation
+        self.gate_up = nn.Linear(shape.hidden, 2 * shape.ffn, bias=bias)
+        self.down = nn.Linear(shape.ffn, shape.hidden, bias=bias)
 
     def forward(self, stream: Tensor) -> Tensor:
         """[N, hidden] -> [N, hidden]."""
-        return self.down(swiglu(self.gate_up(stream)))  # type: ignore[no-any-return]
+        return self.down(gated(self.gate_up(stream), self._activation))  # type: ignore[no-any-return]
 
 
 class Block(nn.Module):
-    """One layer: attention, then feed-forward, each behind its norm and added to the stream."""
+    """One layer: attention, then feed-forward, each with its norms and added to the stream."""
 
-    def __init__(self, shape: ModelShape) -> None:
+    def __init__(self, shape: ModelShape, layer: int) -> None:
         super().__init__()
-        self.attention_norm = RmsNorm(shape.hidden, shape.norm_epsilon)
-        self.attention = Attention(shape)
-        self.feed_forward_norm = RmsNorm(shape.hidden, shape.norm_epsilon)
+        norms = shape.style.norms
+        self._before, self._after = norms is not Norms.AFTER, norms is not Norms.BEFORE
+        if self._before:
+            self.attention_norm = RmsNorm(shape.hidden, shape.norm_epsilon)
+        self.attention = Attention(shape, layer)
+        if self._after:
+            self.after_attention_norm = RmsNorm(shape.hidden, shape.norm_epsilon)
+        if self._before:
+            self.feed_forward_norm = RmsNorm(shape.hidden, shape.norm_epsilon)
         self.feed_forward = FeedForward(shape)
+        if self._after:
+            self.after_feed_forward_norm = RmsNorm(shape.hidden, shape.norm_epsilon)
 
     def forward(self, stream: Tensor, cosine: Tensor, sine: Tensor, offsets: Tensor) -> Tensor:
         """[N, hidden] -> [N, hidden]."""
-        stream = stream + self.attention(self.attention_norm(stream), cosine, sine, offsets)
-        return stream + self.feed_forward(self.feed_forward_norm(stream))  # type: ignore[no-any-return]
+        mixed = self.attention(self.attention_norm(stream) if self._before else stream, cosine, sine, offsets)
+        stream = stream + (self.after_attention_norm(mixed) if self._after else mixed)
+        made = self.feed_forward(self.feed_forward_norm(stream) if self._before else stream)
+        return stream + (self.after_feed_forward_norm(made) if self._after else made)  # type: ignore[no-any-return]
 
 
 class Decoder(nn.Module):
@@ -80,26 +113,32 @@ class Decoder(nn.Module):
             super().__init__()
             self.shape = shape
             self.embedding = nn.Embedding(shape.vocabulary, shape.hidden)
-            self.layers = nn.ModuleList(Block(shape) for _ in range(shape.layers))
+            self.layers = nn.ModuleList(Block(shape, layer) for layer in range(shape.layers))
             self.norm = RmsNorm(shape.hidden, shape.norm_epsilon)
             if not shape.tied:
                 self.head = nn.Linear(shape.hidden, shape.vocabulary, bias=False)
 
     def forward(self, batch: MicroBatch) -> tuple[Tensor, int]:
         """The loss summed over the batch's tokens (float32 scalar), and how many tokens counted."""
-        return summed_loss(self.stream(batch), self._head_weight, batch.targets), batch.token_count
+        cap = self.shape.style.logit_cap
+        return summed_loss(self.stream(batch), self._head_weight, batch.targets, cap), batch.token_count
 
     def stream(self, batch: MicroBatch) -> Tensor:
         """What the head reads, [N, hidden]."""
-        stream: Tensor = self.embedding(batch.inputs)
-        cosine, sine = rotations(batch.positions, self.shape.head_width, self.shape.rope_theta)
-        for layer in self.layers:
-            stream = layer(stream, cosine, sine, batch.offsets)
+        shape, stream = self.shape, self.embedding(batch.inputs)
+        if shape.style.scaled_embedding:
+            stream = stream * torch.tensor(shape.hidden**0.5, dtype=stream.dtype, device=stream.device)
+        turns = rotations(batch.positions, shape.head_width, shape.turns)
+        local = turns
+        if shape.style.local is not None:
+            local = rotations(batch.positions, shape.head_width, shape.style.local)
+        for number, layer in enumerate(self.layers):
+            stream = layer(stream, *(local if shape.window(number) else turns), batch.offsets)
         return self.norm(stream)  # type: ignore[no-any-return]
 
     def logits(self, batch: MicroBatch) -> Tensor:
         """All logits, [N, vocabulary] in float32: for comparisons and small batches only."""
-        return functional.linear(self.stream(batch), self._head_weight).float()
+        return capped(functional.linear(self.stream(batch), self._head_weight), self.shape.style.logit_cap).float()
 
     @property
     def _head_weight(self) -> Tensor:

@@ -10,14 +10,14 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from tessera_trainer import hugging_face
-from tessera_trainer.hugging_face import ForeignModel
+from tessera_trainer import foreign_config, hugging_face
+from tessera_trainer.foreign_config import ForeignModel
 from tessera_trainer.shape import ModelShape
 
 
 def read_shape(folder: Path) -> ModelShape:
     """The shape of the model in `folder`. Raises ForeignModel, or OSError where there is none."""
-    return hugging_face.shape_of((folder / hugging_face.CONFIGURATION).read_bytes())
+    return foreign_config.shape_of((folder / foreign_config.CONFIGURATION).read_bytes())
 
 
 def read_weights(folder: Path, shape: ModelShape) -> Iterator[tuple[str, Tensor]]:
@@ -35,7 +35,8 @@ def read_weights(folder: Path, shape: ModelShape) -> Iterator[tuple[str, Tensor]
                 parts.append(file.get_tensor(name))
             if parts[-1].shape[0] != rows:
                 raise ForeignModel(f"{name} has {parts[-1].shape[0]} rows, and should have {rows}")
-        yield entry.ours, parts[0] if len(parts) == 1 else torch.cat(parts)
+        weight = parts[0] if len(parts) == 1 else torch.cat(parts)
+        yield entry.ours, weight.float() + entry.more if entry.more else weight
 
 
 def _places(folder: Path) -> dict[str, Path]:

@@ -8,13 +8,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tessera_trainer.style import HeadNorm, Norms, Rotation, Style
+
 if TYPE_CHECKING:
     from tessera_api.recipes import Recipe
 
 
+_LLAMA = Style()
+
+
 @dataclass(frozen=True)
 class ModelShape:
-    """A Llama-shaped decoder. Raises ValueError, naming the sizes, where they do not fit together."""
+    """A decoder in one of many styles. Raises ValueError, naming the sizes, where they do not fit together."""
 
     vocabulary: int
     sequence_length: int
@@ -26,17 +31,25 @@ class ModelShape:
     rope_theta: float
     tied: bool
     norm_epsilon: float = 1e-5
+    head_size: int | None = None
+    """Elements of an attention head; None: hidden / heads."""
+    rotation: Rotation | None = None
+    """None: with base `rope_theta`, and not stretched."""
+    style: Style = _LLAMA
 
     def __post_init__(self) -> None:
         sizes = (self.vocabulary, self.sequence_length, self.hidden, self.layers, self.heads, self.kv_heads, self.ffn)
         if min(sizes) < 1:
             raise ValueError(f"every size of a model is at least 1: {self}")
-        if self.hidden % self.heads:
+        if self.head_size is None and self.hidden % self.heads:
             raise ValueError(f"hidden {self.hidden} is no multiple of heads {self.heads}")
         if self.heads % self.kv_heads:
             raise ValueError(f"heads {self.heads} is no multiple of kv_heads {self.kv_heads}")
         if self.head_width % 2:
             raise ValueError(f"a head of width {self.head_width} cannot be rotated: hidden / heads must be even")
+        for name in ("windows", "unturned"):
+            if len(getattr(self.style, name)) not in (0, self.layers):
+                raise ValueError(f"{name} must have an entry for each of {self.layers} layers: {self.style}")
 
     @staticmethod
     def of(recipe: Recipe, vocabulary: int, sequence_length: int) -> ModelShape:
@@ -57,23 +70,44 @@ class ModelShape:
     @property
     def head_width(self) -> int:
         """Elements of one attention head."""
-        return self.hidden // self.heads
+        return self.hidden // self.heads if self.head_size is None else self.head_size
+
+    @property
+    def turns(self) -> Rotation:
+        """The rotation of layers that see all before them."""
+        return Rotation(self.rope_theta) if self.rotation is None else self.rotation
+
+    def window(self, layer: int) -> int:
+        """How many positions one sees in this layer, itself among them; 0: all before it."""
+        return self.style.windows[layer] if self.style.windows else 0
+
+    def turned(self, layer: int) -> bool:
+        """Whether positions are told in this layer."""
+        return not (self.style.unturned and self.style.unturned[layer])
 
     @property
     def qkv_rows(self) -> tuple[int, int, int]:
         """Rows of query, key and value inside the fused projection, in this order."""
         kv = self.kv_heads * self.head_width
-        return self.hidden, kv, kv
+        return self.heads * self.head_width, kv, kv
 
     @property
     def matmul_parameters(self) -> int:
         """Weights that a token is multiplied with: all matrices of the blocks and the head, not the look-up."""
-        block = self.hidden * (sum(self.qkv_rows) + self.hidden + 3 * self.ffn)
+        block = self.hidden * (sum(self.qkv_rows) + self.heads * self.head_width + 3 * self.ffn)
         return self.layers * block + self.vocabulary * self.hidden
 
     @property
     def parameters(self) -> int:
         """Every trained number, each once."""
-        norms = (2 * self.layers + 1) * self.hidden
         lookup = 0 if self.tied else self.vocabulary * self.hidden
-        return self.matmul_parameters + lookup + norms
+        return self.matmul_parameters + lookup + self.hidden + self.layers * self._vectors
+
+    @property
+    def _vectors(self) -> int:
+        """Norms and biases of a block."""
+        style, (query, key, value) = self.style, self.qkv_rows
+        norms = (4 if style.norms is Norms.AROUND else 2) * self.hidden
+        of_heads = {HeadNorm.NONE: 0, HeadNorm.HEAD: 2 * self.head_width, HeadNorm.WHOLE: query + key}
+        biases = style.qkv_bias * (query + key + value) + style.output_bias * self.hidden
+        return norms + of_heads[style.head_norm] + biases + style.feed_forward_bias * (2 * self.ffn + self.hidden)
