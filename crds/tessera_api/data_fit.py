@@ -64,7 +64,7 @@ def _other_origin(run: TrainingRun, datasets: Datasets, origin: ResolvedDataset 
     found = datasets[first].tokenizer_sha256
     if origin is not None and run.spec.model.from_ is not None and origin.tokenizer_sha256 != found:
         yield (
-            f"  spec.model.from.run: {run.spec.model.from_.run} was trained with tokenizer"
+            f"  spec.model.from.{run.spec.model.from_.words()} was trained with tokenizer"
             f" {origin.tokenizer_sha256[:12]}, {first} was built with {found[:12]}: build {first} with that run's"
             " tokenizer.json (spec.tokenizer.uri and sha256)"
         )

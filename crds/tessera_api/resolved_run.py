@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
 from tessera_api.log import MAX_OBJECTS, StoredObject
 from tessera_api.recipes import Recipe
@@ -45,11 +45,12 @@ class ResolvedDataset(Record):
 
 
 class ResolvedOrigin(Record):
-    """The finished run whose final weights this one starts with."""
+    """Whose weights this run starts with: a finished run's, or those in a folder that others have made."""
 
-    run: Annotated[str, Field(max_length=63)]
+    run: Annotated[str, Field(max_length=63)] | None = None
+    """None: it is no run's."""
     storage: Annotated[str, Field(max_length=2000)]
-    """URI of its folder: below it lie its log, journal and checkpoints."""
+    """URI of its folder: below it lie the run's log, journal and checkpoints, or the model's files."""
 
 
 class FirstWeights(Record):
@@ -61,6 +62,35 @@ class FirstWeights(Record):
     """Of its last commit."""
     objects: Annotated[tuple[StoredObject, ...], Field(min_length=1, max_length=MAX_OBJECTS)]
     """What that commit names."""
+    configuration: Annotated[str, Field(max_length=1_000_000)] | None = None
+    """The config.json of the model of others that the other run, or one before it, began with."""
+
+
+class ForeignFile(Record):
+    """A file of tensors, as it was when it was pinned."""
+
+    name: Annotated[str, Field(max_length=900)]
+    size: Count
+    header_sha256: Sha256
+    """Of its header, which says what lies where."""
+
+
+class ForeignWeights(Record):
+    """`origin.json` of a run that starts with a model of others."""
+
+    storage: Annotated[str, Field(max_length=2000)]
+    """URI of the model's folder."""
+    configuration: Annotated[str, Field(max_length=1_000_000)]
+    """Its config.json."""
+    files: Annotated[tuple[ForeignFile, ...], Field(min_length=1, max_length=10_000)]
+
+
+def read_first(data: bytes) -> FirstWeights | ForeignWeights:
+    """An `origin.json`. Raises ValidationError."""
+    return _FIRST.validate_json(data)
+
+
+_FIRST: TypeAdapter[FirstWeights | ForeignWeights] = TypeAdapter(FirstWeights | ForeignWeights)
 
 
 class Override(Record):
@@ -90,8 +120,8 @@ class ResolvedRun(Record):
     """As it runs here, overrides applied."""
     overrides: Annotated[tuple[Override, ...], Field(max_length=100)] = ()
     """Everything in which `run` differs from `asked`."""
-    recipe: Recipe
-    """The model's dimensions; the vocabulary comes with the dataset."""
+    recipe: Recipe | None = None
+    """The model's dimensions; the vocabulary comes with the dataset. None where a model of others has its own."""
     origin: ResolvedOrigin | None = None
     """Given when `run.spec.model.from` is."""
     datasets: dict[str, ResolvedDataset]

@@ -113,10 +113,19 @@ class Drills(StrEnum):
 
 
 class Origin(Document):
-    """Another run whose final weights this run starts with."""
+    """Whose weights this run starts with."""
 
-    run: Name
-    """Name of the run, in the same namespace or work folder."""
+    run: Name | None = None
+    """Another run, by its name in the same namespace or work folder: its final weights."""
+    uri: Uri | None = None
+    """A folder with a model as `transformers` saves it (config.json, safetensors, tokenizer.json):
+    s3://bucket/prefix or file:///folder."""
+
+    RULES = (exactly_one("run", "uri", "keep one of them: the name of a run, or the folder of a model"),)
+
+    def words(self) -> str:
+        """The field and its value."""
+        return f"run: {self.run}" if self.run is not None else f"uri: {self.uri}"
 
 
 class ModelSpec(Document):
@@ -125,9 +134,9 @@ class ModelSpec(Document):
     recipe: RecipeName | None = None
     """A named model, trained from fresh weights."""
     from_: Annotated[Origin | None, Field(alias="from")] = None
-    """Start from the final weights of another run."""
+    """Start from weights that there are: of another run, or of a model that others have made."""
 
-    RULES = (exactly_one("recipe", "from", "keep one of them: a named recipe, or a run to start from"),)
+    RULES = (exactly_one("recipe", "from", "keep one of them: a named recipe, or weights to start from"),)
 
 
 class MixEntry(Document):

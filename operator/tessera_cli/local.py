@@ -196,7 +196,7 @@ class _Local:
                 " give its DatasetBuild manifest before the run's"
             )
         origin = run.asked.spec.model.from_
-        if origin is not None and origin.run not in before:
+        if origin is not None and origin.run is not None and origin.run not in before:
             resolve_origin(run.asked, self._place)
 
     def _judge_data(self, runs: Sequence[Asked]) -> None:

@@ -123,13 +123,16 @@ def refuse_other_data(before: ResolvedRun, datasets: Mapping[str, ResolvedDatase
         )
 
 
-def resolve_origin(asked: TrainingRun, place: Workplace) -> tuple[ResolvedOrigin | None, Recipe]:
+def resolve_origin(asked: TrainingRun, place: Workplace) -> tuple[ResolvedOrigin | None, Recipe | None]:
     """Where the first weights come from, and the model's dimensions. Raises Refused when that run is not complete."""
     model = asked.spec.model
     if model.from_ is None:
         assert model.recipe is not None  # exactly one of the two is a rule of the schema
         return None, recipe(model.recipe)
+    if model.from_.uri is not None:
+        return ResolvedOrigin(storage=model.from_.uri), None
     name = model.from_.run
+    assert name is not None
     directory = place.run(name)
     if not directory.run_json.exists():
         raise Refused(

@@ -6,9 +6,12 @@ ranks read one small object, however long that log is.
 
 from __future__ import annotations
 
-from tessera_api.resolved_run import FirstWeights, ResolvedRun
+from contextlib import suppress
+
+from tessera_api.resolved_run import FirstWeights, ResolvedRun, read_first
 from tessera_api.run_directory import ORIGIN_NAME
 from tessera_coordinator.core.history import IllegalEntry
+from tessera_coordinator.foreign_origin import ForeignUnfit, foreign_weights
 from tessera_coordinator.run_log import RunLog
 from tessera_store import ObjectExists, ObjectMissing, Store, open_store
 
@@ -22,6 +25,11 @@ def pin_origin(store: Store, resolved: ResolvedRun) -> None:
     origin = resolved.origin
     if origin is None or _is_pinned(store):
         return
+    if origin.run is None:
+        try:
+            return _keep(store, foreign_weights(resolved).canonical())
+        except ForeignUnfit as error:
+            raise OriginUnfit(f"run {resolved.name} starts from a model in {origin.storage}: {error}") from error
     try:
         history = RunLog(open_store(origin.storage)).read_all()
     except IllegalEntry as error:
@@ -34,11 +42,22 @@ def pin_origin(store: Store, resolved: ResolvedRun) -> None:
             f" complete {origin.run} first, then create {resolved.name} anew"
         )
     newest = history.newest
-    first = FirstWeights(storage=origin.storage, step=newest.step, objects=newest.objects)
+    configuration = _configuration(open_store(origin.storage))
+    first = FirstWeights(storage=origin.storage, step=newest.step, objects=newest.objects, configuration=configuration)
+    return _keep(store, first.canonical())
+
+
+def _keep(store: Store, data: bytes) -> None:
+    with suppress(ObjectExists):  # the other coordinator was quicker, and read what nobody writes any more
+        store.create(ORIGIN_NAME, data)
+
+
+def _configuration(other: Store) -> str | None:
+    """Of the model of others that the other run began with, itself or by way of a third."""
     try:
-        store.create(ORIGIN_NAME, first.canonical())
-    except ObjectExists:
-        return  # the other coordinator was quicker, and read the same log, which nobody writes any more
+        return read_first(other.get(ORIGIN_NAME)).configuration
+    except ObjectMissing:
+        return None
 
 
 def _is_pinned(store: Store) -> bool:

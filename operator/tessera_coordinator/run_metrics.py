@@ -132,7 +132,7 @@ class RunMetrics(Collector):
 
     def _of_the_run(self, coordinator: Coordinator) -> Iterator[Metric]:
         spec, model = self._resolved.run.spec, self._resolved.run.spec.model
-        kind = model.recipe or (f"from {model.from_.run}" if model.from_ is not None else "")
+        kind = model.recipe or (f"from {model.from_.words()}" if model.from_ is not None else "")
         labels = (spec.method.value, kind, spec.nodes.accelerator, str(self._resolved.start))
         yield _gauge("tessera_coordinator_term", (float(coordinator.term), self._run))
         yield _gauge("tessera_run_info", (1.0, self._run, *labels))

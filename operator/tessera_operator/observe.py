@@ -283,9 +283,10 @@ async def _dataset(cluster: Cluster, namespace: str, name: str) -> DatasetBuildS
 
 
 async def _origin(cluster: Cluster, namespace: str, run: TrainingRun) -> OriginSeen | None:
-    if run.spec.model.from_ is None:
+    origin = run.spec.model.from_
+    if origin is None or origin.run is None:
         return None
-    found = await find(cluster, "trainingruns", namespace, run.spec.model.from_.run)
+    found = await find(cluster, "trainingruns", namespace, origin.run)
     if found is None:
         return None
     try:

@@ -28,12 +28,11 @@ from tessera_trainer.meter import Meter
 from tessera_trainer.micro_batch import MicroBatch
 from tessera_trainer.model import Decoder
 from tessera_trainer.optimiser import AdamW, AdamWSettings
-from tessera_trainer.origin import load_origin
+from tessera_trainer.origin import load_origin, read_origin, shape_for
 from tessera_trainer.parallel import Accelerator, Precision, World, prepare
 from tessera_trainer.peak import Arithmetic, peak_of
 from tessera_trainer.saver import Rhythm, Saver
 from tessera_trainer.schedule import Schedule, ScheduleKind
-from tessera_trainer.shape import ModelShape
 from tessera_trainer.slow_ranks import SlowRanks
 from tessera_trainer.training_data import TrainingData
 from tessera_trainer.units import UnitPlan
@@ -45,7 +44,9 @@ def assemble(run: Run, resolved: ResolvedRun, world: World, cache: Path, keeper:
     """The parts, on this rank's device; weights are fresh, or the origin's, or about to be restored."""
     spec, training = resolved.run.spec, resolved.run.spec.training
     data = TrainingData(resolved, run.skips, cache)
-    shape = ModelShape.of(resolved.recipe, data.vocabulary, spec.data.sequence_length)
+    store = open_store(resolved.storage)
+    first = read_origin(resolved, store)
+    shape = shape_for(resolved, first, data.vocabulary)
     narrow = training.precision is AskedPrecision.BF16
     with torch.device("meta"):
         model = Decoder(shape)
@@ -58,10 +59,11 @@ def assemble(run: Run, resolved: ResolvedRun, world: World, cache: Path, keeper:
         checkpointed=training.activation_checkpointing is Recomputation.BLOCKS,
     )
     optimiser = AdamW(model, _settings(training), world.group)
-    store = open_store(resolved.storage)
     if run.resume() is None:
-        initialise(model, training.seed)
-        load_origin(resolved, store, optimiser)
+        if first is None:
+            initialise(model, training.seed)
+        else:
+            load_origin(first, shape, optimiser)
     plan = UnitPlan(training.units, world.size)
     gradients: ExactGradients[MicroBatch] = ExactGradients(sharded, plan, world.group, world.device)
     peak = peak_of(world.device, Arithmetic.BF16 if narrow else Arithmetic.FP32)

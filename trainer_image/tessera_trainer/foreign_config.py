@@ -171,6 +171,7 @@ def configuration(shape: ModelShape, dtype: torch.dtype, end_of_text: int) -> di
     rotation = _said(shape.turns)
     document: dict[str, Any] = {
         **{theirs: getattr(shape, ours) for theirs, ours in _SIZES.items()},
+        "max_position_embeddings": shape.positions or shape.sequence_length,
         "architectures": [family.architecture],
         "attention_dropout": 0.0,
         "bos_token_id": None,

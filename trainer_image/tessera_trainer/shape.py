@@ -33,6 +33,8 @@ class ModelShape:
     norm_epsilon: float = 1e-5
     head_size: int | None = None
     """Elements of an attention head; None: hidden / heads."""
+    positions: int | None = None
+    """How long the rows may be that it is made for, as it says of itself; None: `sequence_length`."""
     rotation: Rotation | None = None
     """None: with base `rope_theta`, and not stretched."""
     style: Style = _LLAMA

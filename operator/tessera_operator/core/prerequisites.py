@@ -65,8 +65,8 @@ def _datasets(view: View) -> Blocked | None:
 
 def _origin(view: View) -> Blocked | None:
     origin = view.run.spec.model.from_
-    if origin is None:
-        return None
+    if origin is None or origin.run is None:
+        return None  # a model of others is looked at by the run's coordinator, which can reach it
     path = f"spec.model.from.run: {origin.run}"
     if origin.run == view.run.metadata.name:
         return Blocked("OriginIsItself", f"{path} is this run: name another run, or give model.recipe")

@@ -45,7 +45,7 @@ def resolve(run: TrainingRun, made_from: Ingredients, profile: Profile, around: 
         asked=plain,
         run=plain,
         recipe=_recipe(run, before),
-        origin=ResolvedOrigin(run=before.name, storage=before.storage) if before is not None else None,
+        origin=_origin(run, before),
         datasets=resolved_datasets(made_from.datasets),
         storage=f"{run.spec.storage.uri.rstrip('/')}/{run.metadata.name}",
         device=profile.device,
@@ -58,11 +58,17 @@ def resolve(run: TrainingRun, made_from: Ingredients, profile: Profile, around: 
     )
 
 
-def _recipe(run: TrainingRun, origin: ResolvedRun | None) -> Recipe:
+def _origin(run: TrainingRun, before: ResolvedRun | None) -> ResolvedOrigin | None:
+    if before is not None:
+        return ResolvedOrigin(run=before.name, storage=before.storage)
+    uri = run.spec.model.from_.uri if run.spec.model.from_ is not None else None
+    return ResolvedOrigin(storage=uri) if uri is not None else None
+
+
+def _recipe(run: TrainingRun, origin: ResolvedRun | None) -> Recipe | None:
     if origin is not None:
         return origin.recipe
-    assert run.spec.model.recipe is not None  # exactly one of the two is a rule of the schema
-    return recipe(run.spec.model.recipe)
+    return recipe(run.spec.model.recipe) if run.spec.model.recipe is not None else None
 
 
 def resolve_again(before: ResolvedRun, run: TrainingRun, profile: Profile, around: Surroundings) -> ResolvedRun:
