@@ -1,0 +1,90 @@
+"""A model that `transformers` has made, trained by `tessera local`, and exported as what it was."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+from workload import Workload, build, dataset
+
+from tests.train.local_place import environment
+
+VOCABULARY = 512
+LIMIT = 300.0
+pytestmark = pytest.mark.timeout(600)
+
+
+def a_model(folder: Path) -> Any:
+    """Qwen 3, with more rows than the tokenizer has tokens, in two files or more."""
+    torch.manual_seed(3)
+    sizes = {
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "head_dim": 32,
+    }
+    config = AutoConfig.for_model(
+        "qwen3", vocab_size=VOCABULARY + 64, num_key_value_heads=2, max_position_embeddings=1024, **sizes
+    )
+    model: Any = AutoModelForCausalLM.from_config(config)
+    model.save_pretrained(folder, max_shard_size="100KB")
+    return model.eval()
+
+
+def trained(tmp_path: Path, model: Path, learning_rate: str) -> tuple[int, str, Path]:
+    run = Workload("llama-1m", 8, 64, 4, 2, 2, 1, 2).manifest("tuned", (tmp_path / "storage").as_uri())
+    run["spec"]["model"] = {"from": {"uri": model.as_uri()}}
+    run["spec"]["training"]["learningRate"] = learning_rate
+    manifest = tmp_path / "run.yaml"
+    manifest.write_text("\n---\n".join(map(json.dumps, (build(tmp_path / "data" / str(VOCABULARY), VOCABULARY), run))))
+    command = [sys.executable, "-m", "tessera_cli", "local", str(manifest), "--workdir", str(tmp_path / "work")]
+    done = subprocess.run(
+        command,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+    return done.returncode, done.stdout, tmp_path / "work" / "runs" / "tuned"
+
+
+def test_a_model_of_others_is_trained_and_exported_as_what_it_was(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    theirs = a_model(folder)
+    dataset(tmp_path / "data", VOCABULARY)
+    (tokenizer,) = (tmp_path / "data" / str(VOCABULARY)).rglob("tokenizer.json")
+    shutil.copy(tokenizer, folder)
+
+    code, said, run = trained(tmp_path, folder, "1e-8")
+
+    assert code == 0, said
+    again: Any = AutoModelForCausalLM.from_pretrained(run / "export")
+    tokens = torch.randint(0, VOCABULARY, (2, 48), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assert (again(input_ids=tokens).logits - theirs(input_ids=tokens).logits).abs().max().item() <= 1e-4
+    config = json.loads((run / "export" / "config.json").read_text())
+    assert (type(again), config["max_position_embeddings"]) == (type(theirs), 1024)
+    losses = [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert losses[0] == pytest.approx(losses[-1], rel=0.05)
+
+
+def test_a_model_with_another_tokenizer_is_refused_before_a_step(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    a_model(folder)
+    (folder / "tokenizer.json").write_text("{}")
+
+    code, said, run = trained(tmp_path, folder, "1e-3")
+
+    assert code != 0
+    assert "was built with tokenizer" in said, said
+    assert not (run / "metrics.jsonl").exists() or (run / "metrics.jsonl").read_text() == ""
