@@ -30,6 +30,7 @@ def training_runs(draw: st.DrawFn) -> dict[str, Any]:
     model = st.one_of(
         st.builds(lambda recipe: {"recipe": str(recipe)}, st.sampled_from(RecipeName)),
         st.builds(lambda run: {"from": {"run": run}}, NAMES),
+        st.builds(lambda uri: {"from": {"uri": uri}}, URIS),
     )
     spec: dict[str, Any] = {
         "method": "pretrain",

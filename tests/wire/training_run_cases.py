@@ -35,6 +35,20 @@ RULES = (
         {"from": {"run": "tiny"}},
     ),
     _run(
+        "spec.model",
+        {"from": {}},
+        "exactly one of run and uri must be given",
+        {"from": {"run": "tiny"}},
+        "spec.model.from",
+    ),
+    _run(
+        "spec.model",
+        {"from": {"run": "tiny", "uri": "s3://models/base"}},
+        "exactly one of run and uri must be given",
+        {"from": {"uri": "s3://models/base"}},
+        "spec.model.from",
+    ),
+    _run(
         "spec.data.mix.0.weight",
         "0",
         "weight is 0: it must be above 0 and at most 1000",
