@@ -12,7 +12,7 @@ from tests.cluster.go_programs import cache
 from tests.cluster.processes import run
 
 REPOSITORY = Path(__file__).parents[2]
-BASE = "localhost/tessera-base:bookworm"
+BASE = "localhost/tessera-base:bookworm-headers"
 """Stands for python:3.11-slim-bookworm, which no registry here serves: the same Debian with the same Python."""
 AUTHORITIES = "etc/ssl/certs/ca-certificates.crt"
 BUILD_SECONDS = 3000.0
@@ -51,12 +51,12 @@ def _buildah(*arguments: str, limit: float = 120.0, enter: tuple[str, ...] = ())
 
 
 def _make_base() -> None:
-    """A Debian 12 with Python 3.11, which trusts the certificate authorities of this machine."""
+    """A Debian 12 with Python 3.11 and its headers (as Python's own image has them: compiled code wants them), which trusts the certificate authorities of this machine."""
     if BASE in _buildah("images", "--format", "{{.Name}}:{{.Tag}}").split():
         return
     root = cache() / "base.partial"
     shutil.rmtree(root, ignore_errors=True)
-    packages = "--include=ca-certificates,python3,python3-venv"
+    packages = "--include=ca-certificates,python3,python3-dev,python3-venv"
     run(("debootstrap", "--variant=minbase", packages, "bookworm", str(root)), limit=BUILD_SECONDS)
     shutil.copy(f"/{AUTHORITIES}", root / AUTHORITIES)
     shutil.rmtree(root / "var/cache/apt/archives")

@@ -73,6 +73,30 @@ def trains_on(installed: Installation, run: str) -> None:
     installed.wait("it trains on", lambda: step_of(installed.status(run)) > wanted, 120)
 
 
+def test_a_pod_that_is_new_to_a_compiled_run_has_what_the_others_compiled_before_it_trains(
+    installed: Installation,
+) -> None:
+    run, fetched = "compiled", "compiled code of this run's nodes was fetched"
+    installed.apply(
+        DATASET, a_run(run, tokens="12M").replace("\n  training:\n", "\n  training:\n    compile: blocks\n")
+    )
+    try:
+        installed.wait("it trains", lambda: step_of(installed.status(run)) > 5, 400)
+
+        def stored() -> bool:
+            return "compiled code is stored for new nodes" in installed.kubectl("logs", installed.rank_0(run))
+
+        installed.wait("the code is stored", stored, 120)
+        before = set(installed.pods(run))
+        installed.kubectl("delete", "pod", installed.rank_0(run), "--force", "--grace-period=0")
+        installed.wait("another pod takes its place", lambda: bool(set(installed.pods(run)) - before), 120)
+        (new,) = set(installed.pods(run)) - before
+        installed.wait("it has the code", lambda: fetched in installed.kubectl("logs", new, check=False), 120)
+        trains_on(installed, run)
+    finally:
+        installed.kubectl("delete", "trun", run, "--timeout=60s", check=False)
+
+
 def by_command(installed: Installation, run: str, fault: str) -> str:
     """What `tessera drill` says."""
     config = installed.cluster.control.identities.folder / "admin.kubeconfig"
