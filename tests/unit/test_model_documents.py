@@ -71,6 +71,14 @@ def test_a_document_predicts_its_own_tokens_and_never_the_next_documents_first()
     }
 
 
+def test_ordinary_rows_have_offsets_of_one_size_whatever_their_documents_are() -> None:
+    tokens = torch.ones(2, 257, dtype=torch.int64)
+    cuts = [torch.arange(257).div(length, rounding_mode="floor").expand(2, -1) for length in (300, 100, 32)]
+    assert {pack(tokens, documents).offsets.numel() for documents in cuts} == {17}
+    many = pack(tokens, torch.arange(257).div(4, rounding_mode="floor").expand(2, -1))
+    assert many.offsets.numel() == 129, "and as many as there are documents, where there are more"
+
+
 def test_rows_that_do_not_match_their_segments_are_refused() -> None:
     with pytest.raises(ValueError, match=r"^tokens \[2, 5\] and documents \[2, 4\] must be one \[rows, T \+ 1\]$"):
         pack(torch.zeros(2, 5), torch.zeros(2, 4))

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+_USUAL_LENGTH = 32
+"""Documents are expected to have so many tokens on average, or more."""
 IGNORED = -100
 """The target of a position that predicts nothing (the same number as in PyTorch's own losses)."""
 
@@ -20,7 +22,8 @@ class MicroBatch:
     """One unit of work. All tensors lie on one device; N = rows x length.
 
     `offsets` holds where each document begins and, last, N. It is padded at its end with N (documents of no
-    length) to a power of two plus one: a compiled block is then specialised to a few sizes, not to each count.
+    length) to one size for almost all micro-batches of a shape: a compiled block is specialised to it, and each
+    further size costs each new process half a second, even where the code is in the cache.
     """
 
     inputs: Tensor  # int64 [N], tokens
@@ -70,7 +73,8 @@ def pack(tokens: Tensor, documents: Tensor) -> MicroBatch:
 
 
 def _padded(starts: Tensor, end: int) -> Tensor:
-    size = 1 << (starts.numel() - 1).bit_length()
+    """To the next power of two plus one, and at least to what rows of ordinary documents need."""
+    size = 1 << (max(starts.numel(), -(-end // _USUAL_LENGTH)) - 1).bit_length()
     offsets = torch.full((size + 1,), end, dtype=torch.int32)
     offsets[: starts.numel()] = starts
     return offsets

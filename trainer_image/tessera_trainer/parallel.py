@@ -16,6 +16,7 @@ from typing import Any, assert_never
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch._functorch import config as compiler_settings
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.utils.checkpoint import checkpoint
@@ -99,6 +100,8 @@ def prepare(model: nn.Module, world: World, precision: Precision, *, compiled: b
     none, instead of leaving it uncompiled. A model on the meta device gets memory for this rank's
     shards alone, and is to be filled (`initialise`, `restore`).
     """
+    # Our gradients by hand are traced as a whole, and are part of the key: what is kept of a compilation is all of it.
+    compiler_settings.autograd_cache_allow_custom_autograd_functions = True
     blocks = _blocks(model)
     empty = any(parameter.is_meta for parameter in model.parameters())
     if not empty:
