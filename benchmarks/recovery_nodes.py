@@ -88,7 +88,7 @@ def worker_killed(work: Path, tries: int, quick: bool) -> None:
 
 def say_worker_killed(work: Path, tries: int, quick: bool, workload: Workload, what: str, goal: Goal) -> None:
     """The figures of it, for any workload."""
-    with Stage(work, "worker", workload, {"LOGLEVEL": "INFO"}) as stage:
+    with Stage(work, f"worker-{workload.compile}", workload, {"LOGLEVEL": "INFO"}) as stage:
         episodes, kept = [], 0
         for number in range(tries):
             stage.settle()

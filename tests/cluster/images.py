@@ -51,7 +51,8 @@ def _buildah(*arguments: str, limit: float = 120.0, enter: tuple[str, ...] = ())
 
 
 def _make_base() -> None:
-    """A Debian 12 with Python 3.11 and its headers (as Python's own image has them: compiled code wants them), which trusts the certificate authorities of this machine."""
+    """A Debian 12 with Python 3.11 and its headers (compiled code wants them; Python's own image has them, too), which
+    trusts the certificate authorities of this machine."""
     if BASE in _buildah("images", "--format", "{{.Name}}:{{.Tag}}").split():
         return
     root = cache() / "base.partial"

@@ -88,3 +88,20 @@ def test_a_model_with_another_tokenizer_is_refused_before_a_step(tmp_path: Path)
     assert code != 0
     assert "was built with tokenizer" in said, said
     assert not (run / "metrics.jsonl").exists() or (run / "metrics.jsonl").read_text() == ""
+
+
+def test_a_setting_that_nobody_here_knows_ends_the_run_at_its_first_start(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    a_model(folder)
+    dataset(tmp_path / "data", VOCABULARY)
+    (tokenizer,) = (tmp_path / "data" / str(VOCABULARY)).rglob("tokenizer.json")
+    shutil.copy(tokenizer, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"router_dropout": 0.5}))
+
+    code, said, run = trained(tmp_path, folder, "1e-3")
+
+    assert code != 0
+    assert "config.json: nobody here knows what router_dropout (0.5) changes" in said, said
+    generations = [json.loads(path.read_text()) for path in sorted((run / "log").iterdir())]
+    assert sum(entry["kind"] == "open" for entry in generations) == 1, "it is not tried again"

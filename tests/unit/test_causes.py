@@ -34,6 +34,7 @@ F = FailureClass
         (Sign.PROGRAM, "a.py:1 RuntimeError", "GPU has fallen off the bus", F.SICK_DEVICE),
         (Sign.PROGRAM, "a.py:1 SickDevice", "unit 3 had no finite loss on rank 1", F.SICK_DEVICE),
         (Sign.PROGRAM, "a.py:1 LossDiverged", "step 9: the loss rose, again", F.LOSS_SPIKE),
+        (Sign.PROGRAM, "a.py:1 ForeignModel", "config.json: nobody here knows what x changes", F.USER_ERROR),
         (Sign.PROGRAM, "a.py:1 RuntimeError", "CUDA error: an illegal memory access", F.WORKER_CRASH),
         (Sign.STORAGE, "a.py:1 StoreUnavailable", "no answer", F.STORAGE),
         (Sign.LOST, "", "no beat for 3.0 s", F.LOST_NODE),
@@ -54,6 +55,7 @@ def test_the_table(sign: Sign, place: str, words: str, failure: FailureClass) ->
 
 def test_training_that_diverges_again_and_again_is_not_tried_again() -> None:
     assert row_of(Sign.PROGRAM, "guard.py:9 LossDiverged", "step 9: the loss rose, again").permanent
+    assert row_of(Sign.PROGRAM, "origin.py:9 ForeignModel", "config.json: nobody here knows what x changes").permanent
     assert not row_of(Sign.PROGRAM, "train.py:9 ZeroDivisionError", "").permanent
 
 

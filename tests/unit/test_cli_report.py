@@ -117,7 +117,7 @@ def test_every_generation_is_a_band_and_every_incident_a_line_with_its_row() -> 
 
 def test_utilisation_is_said_by_both_counts_and_with_its_peak() -> None:
     last = step(1, 1).model_copy(update={"mfu": 0.5, "numbers": {"mfu_6nd": 0.75}})
-    peak = "0.08 TFLOP/s a device: measured at start on cpu: best of 90 fp32 products of 512 x 512"
+    peak = "0.08 TFLOP/s a device: measured on cpu: best of 90 fp32 products of 512 x 512"
     notes = tuple(Event(time=1.0, name=EventName.NOTE, message=f"Peak: {said}") for said in ("another", peak))
     text = page(replace(history(steps=(last,)), events=notes))
     shown = re.sub(r"<[^>]+>", " ", text)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import json
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -73,14 +75,20 @@ def test_an_unknown_device_is_timed_within_its_limit_and_says_so() -> None:
     ticks = itertools.count(0.0, 0.05)
     found = measured_peak("cpu", torch.device("cpu"), Arithmetic.FP32, lambda: next(ticks))
     assert abs(found.flops / (2 * 512**3 / 0.05) - 1) < 1e-9
-    assert found.source.startswith("measured at start on cpu: best of ")
+    assert found.source.startswith("measured on cpu: best of ")
     assert next(ticks) < 1.5
 
 
-def test_the_peak_of_a_cpu_is_measured() -> None:
-    found = peak_of(torch.device("cpu"), Arithmetic.FP32)
-    assert found.source.startswith("measured at start on cpu")
+def test_the_peak_of_a_cpu_is_measured_once_on_a_machine(tmp_path: Path) -> None:
+    found = peak_of(torch.device("cpu"), Arithmetic.FP32, tmp_path / "cache")
+    assert found.source.startswith("measured on cpu")
     assert 1e8 < found.flops < 1e15
+    assert peak_of(torch.device("cpu"), Arithmetic.FP32, tmp_path / "cache") == found
+    assert peak_of(torch.device("cpu"), Arithmetic.BF16, tmp_path / "cache") != found
+    [path] = (tmp_path / "cache").glob("*fp32*")
+    path.write_text("torn")
+    again = peak_of(torch.device("cpu"), Arithmetic.FP32, tmp_path / "cache")
+    assert (again.source.split(":")[0], json.loads(path.read_text())["flops"]) == ("measured on cpu", again.flops)
 
 
 def test_the_meter_reads_the_window_and_not_the_steps_before_it() -> None:

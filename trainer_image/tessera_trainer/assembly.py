@@ -66,7 +66,7 @@ def assemble(run: Run, resolved: ResolvedRun, world: World, cache: Path, keeper:
             load_origin(first, shape, optimiser)
     plan = UnitPlan(training.units, world.size)
     gradients: ExactGradients[MicroBatch] = ExactGradients(sharded, plan, world.group, world.device)
-    peak = peak_of(world.device, Arithmetic.BF16 if narrow else Arithmetic.FP32)
+    peak = peak_of(world.device, Arithmetic.BF16 if narrow else Arithmetic.FP32, cache)
     return Parts(
         world=world,
         model=model,

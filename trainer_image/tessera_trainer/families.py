@@ -11,10 +11,23 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tessera_trainer.style import Activation, HeadNorm, Norms, Style
+from tessera_trainer.style import Activation, HeadNorm, Mixture, Norms, Style
 
 Settings = Mapping[str, Any]
 FULL, SLIDING = "full_attention", "sliding_attention"
+
+
+@dataclass(frozen=True)
+class ExpertNames:
+    """What experts and their matrices are called."""
+
+    part: str = "mlp"
+    gate: str = "gate_proj"
+    up: str = "up_proj"
+    down: str = "down_proj"
+
+
+_NAMES = ExpertNames()
 
 
 @dataclass(frozen=True)
@@ -29,6 +42,7 @@ class Family:
     """Settings that must have this value."""
     norm_from_one: bool = False
     """Its norms multiply by 1 + weight (Gemma): ours have the 1 in them."""
+    expert_names: ExpertNames = _NAMES
 
 
 def _windows(settings: Settings) -> tuple[int, ...]:
@@ -97,12 +111,55 @@ def _gemma3(settings: Settings) -> Style:
     return replace(_gemma2(settings), head_norm=HeadNorm.HEAD)
 
 
+def _mixture(settings: Settings, width: str, *, shared: int = 0) -> Mixture:
+    """`width`: the setting that says how wide an expert is."""
+    layers, rare = range(settings["num_hidden_layers"]), set(settings.get("mlp_only_layers") or ())
+    step = settings.get("decoder_sparse_step") or 1
+    dense = tuple(layer in rare or (layer + 1) % step != 0 for layer in layers)
+    count = settings["num_local_experts"] if "num_local_experts" in settings else settings["num_experts"]
+    return Mixture(
+        count=count,
+        chosen=settings["num_experts_per_tok"],
+        width=settings[width],
+        normalised=bool(settings.get("norm_topk_prob", True)),
+        shared=shared,
+        balance=float(settings["router_aux_loss_coef"]),
+        dense=dense if any(dense) else (),
+    )
+
+
+def _mixtral(settings: Settings) -> Style:
+    return replace(_mistral(settings), mixture=_mixture(settings, "intermediate_size"))
+
+
+def _qwen2_moe(settings: Settings) -> Style:
+    mixture = _mixture(settings, "moe_intermediate_size", shared=settings["shared_expert_intermediate_size"])
+    return Style(qkv_bias=bool(settings["qkv_bias"]), windows=_windows(settings), mixture=mixture)
+
+
+def _qwen3_moe(settings: Settings) -> Style:
+    width = settings.get("sliding_window") or 0
+    windows = (width,) * settings["num_hidden_layers"] if width else ()
+    return replace(_qwen3(settings), windows=windows, mixture=_mixture(settings, "moe_intermediate_size"))
+
+
+def _olmoe(settings: Settings) -> Style:
+    bias = bool(settings["attention_bias"])
+    mixture = _mixture(settings, "intermediate_size")
+    return Style(head_norm=HeadNorm.WHOLE, qkv_bias=bias, output_bias=bias, mixture=mixture)
+
+
 _LAYERED = frozenset(("layer_types", "sliding_window"))
 _QWEN = _LAYERED | {"use_sliding_window", "max_window_layers"}
 _GEMMA2 = _LAYERED | {
     *("hidden_activation", "attention_bias", "query_pre_attn_scalar"),
     *("attn_logit_softcapping", "final_logit_softcapping", "_sliding_window_pattern"),
 }
+_EXPERTS = frozenset(
+    ("num_experts", "num_local_experts", "num_experts_per_tok", "router_aux_loss_coef", "output_router_logits")
+)
+"""The last says whether `transformers` adds the balance to its loss; here the weight alone does."""
+_SPARSE = _EXPERTS | {"moe_intermediate_size", "norm_topk_prob", "decoder_sparse_step", "mlp_only_layers"}
 _SILU = {"hidden_act": "silu"}
 _GELU = {"hidden_activation": "gelu_pytorch_tanh", "use_bidirectional_attention": (None, False)}
 
@@ -117,6 +174,25 @@ FAMILIES: dict[str, Family] = {
         _smollm3,
         _LAYERED | {"attention_bias", "mlp_bias", "use_sliding_window", "no_rope_layers", "no_rope_layer_interval"},
         _SILU,
+    ),
+    "mixtral": Family(
+        "MixtralForCausalLM",
+        _mixtral,
+        _EXPERTS | {"sliding_window"},
+        _SILU | {"router_jitter_noise": 0.0},
+        expert_names=ExpertNames("block_sparse_moe", "w1", "w3", "w2"),
+    ),
+    "qwen2_moe": Family(
+        "Qwen2MoeForCausalLM", _qwen2_moe, _QWEN | _SPARSE | {"qkv_bias", "shared_expert_intermediate_size"}, _SILU
+    ),
+    "qwen3_moe": Family(
+        "Qwen3MoeForCausalLM", _qwen3_moe, _SPARSE | {"attention_bias", "sliding_window", "use_sliding_window"}, _SILU
+    ),
+    "olmoe": Family(
+        "OlmoeForCausalLM",
+        _olmoe,
+        _EXPERTS | {"attention_bias", "norm_topk_prob"},
+        _SILU | {"clip_qkv": None},
     ),
     "gemma": Family(
         "GemmaForCausalLM",

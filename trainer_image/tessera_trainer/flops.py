@@ -3,8 +3,8 @@
 - **matmul**: what the matrix products of this model on these documents take. A token meets every weight of the blocks
   and the head (the look-up of an embedding is no arithmetic); a query meets the keys of its own document up to itself.
   Padding does not exist; recomputed activations do not count. This is the honest one.
-- **6ND**: 6 x all parameters x tokens, the rule of thumb of the scaling literature (arXiv 2001.08361), without
-  attention and with look-ups: for comparison with figures published elsewhere.
+- **6ND**: 6 x all parameters that a token meets x tokens, the rule of thumb of the scaling literature
+  (arXiv 2001.08361), without attention and with look-ups: for comparison with figures published elsewhere.
 
 A multiply-add is two FLOPs; a backward pass takes twice the forward pass. All are exact integers.
 """
@@ -25,5 +25,5 @@ def training_flops(shape: ModelShape, tokens: int, attention_pairs: int) -> int:
 
 
 def six_n_d(shape: ModelShape, tokens: int) -> int:
-    """6 x parameters x tokens."""
-    return 6 * shape.parameters * tokens
+    """6 x parameters (active ones, where there are experts) x tokens."""
+    return 6 * shape.active_parameters * tokens

@@ -208,7 +208,26 @@ def _own(shape: ModelShape, family: Family) -> dict[str, Any]:
         "attn_logit_softcapping": style.score_cap,
         "final_logit_softcapping": style.logit_cap,
     }
+    values |= _experts(shape)
     return {name: value for name, value in values.items() if name in family.own}
+
+
+def _experts(shape: ModelShape) -> dict[str, Any]:
+    mixture = shape.style.mixture
+    if mixture is None:
+        return {}
+    return {
+        "num_experts": mixture.count,
+        "num_local_experts": mixture.count,
+        "num_experts_per_tok": mixture.chosen,
+        "moe_intermediate_size": mixture.width,
+        "shared_expert_intermediate_size": mixture.shared,
+        "norm_topk_prob": mixture.normalised,
+        "router_aux_loss_coef": mixture.balance,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [layer for layer in range(shape.layers) if shape.mixture(layer) is None],
+        "qkv_bias": shape.style.qkv_bias,
+    }
 
 
 def _whole(number: float | None) -> float | None:

@@ -35,7 +35,7 @@ def entries(shape: ModelShape) -> Iterator[Entry]:
     yield _whole("embedding.weight", "model.embed_tokens.weight", shape.vocabulary)
     for layer in range(shape.layers):
         ours, theirs = f"layers.{layer}.", f"model.layers.{layer}."
-        attention, feed_forward = _attention(shape, ours, theirs, more), _feed_forward(shape, ours, theirs)
+        attention, feed_forward = _attention(shape, ours, theirs, more), _positions_own(shape, layer, ours, theirs)
         norms = {
             name: _norm(f"{ours}{name}", f"{theirs}{their_name}", shape.hidden, more)
             for name, their_name in _NORMS[shape.style.norms]
@@ -81,13 +81,31 @@ def _attention(shape: ModelShape, ours: str, theirs: str, more: float) -> Iterat
             yield _norm(f"{ours}attention.{name}_norm", f"{theirs}self_attn.{letter}_norm", width, more)
 
 
-def _feed_forward(shape: ModelShape, ours: str, theirs: str) -> Iterator[Entry]:
+def _positions_own(shape: ModelShape, layer: int, ours: str, theirs: str) -> Iterator[Entry]:
+    """Of what works on each position alone."""
+    mixture = shape.mixture(layer)
+    if mixture is None:
+        yield from _feed_forward(shape, shape.ffn, f"{ours}feed_forward", f"{theirs}mlp")
+        return
+    names = FAMILIES[shape.style.family].expert_names
+    part = f"{theirs}{names.part}"
+    yield _whole(f"{ours}feed_forward.router.weight", f"{part}.gate.weight", mixture.count)
+    each = [f"{part}.experts.{expert}" for expert in range(mixture.count)]
+    halves = tuple((f"{one}.{name}.weight", mixture.width) for one in each for name in (names.gate, names.up))
+    yield Entry(f"{ours}feed_forward.gate_up.weight", halves)
+    yield Entry(f"{ours}feed_forward.down.weight", tuple((f"{one}.{names.down}.weight", shape.hidden) for one in each))
+    if mixture.shared:
+        yield from _feed_forward(shape, mixture.shared, f"{ours}feed_forward.shared", f"{part}.shared_expert")
+        yield _whole(f"{ours}feed_forward.shared_gate.weight", f"{part}.shared_expert_gate.weight", 1)
+
+
+def _feed_forward(shape: ModelShape, width: int, ours: str, theirs: str) -> Iterator[Entry]:
     kinds = ("weight", "bias") if shape.style.feed_forward_bias else ("weight",)
     for kind in kinds:
-        cut = tuple((f"{theirs}mlp.{name}_proj.{kind}", shape.ffn) for name in ("gate", "up"))
-        yield Entry(f"{ours}feed_forward.gate_up.{kind}", cut)
+        cut = tuple((f"{theirs}.{name}_proj.{kind}", width) for name in ("gate", "up"))
+        yield Entry(f"{ours}.gate_up.{kind}", cut)
     for kind in kinds:
-        yield _whole(f"{ours}feed_forward.down.{kind}", f"{theirs}mlp.down_proj.{kind}", shape.hidden)
+        yield _whole(f"{ours}.down.{kind}", f"{theirs}.down_proj.{kind}", shape.hidden)
 
 
 def _whole(ours: str, theirs: str, rows: int) -> Entry:

@@ -20,7 +20,7 @@ from tessera_trainer.model import Decoder
 _DEVIATION = 0.02
 _BAND = 256
 """Rows that are drawn together."""
-_RESIDUAL_OUTPUTS = ("attention.output.weight", "feed_forward.down.weight")
+_RESIDUAL_OUTPUTS = ("attention.output.weight", "feed_forward.down.weight", "shared.down.weight")
 
 
 @torch.no_grad()

@@ -1,5 +1,5 @@
-"""Model: a decoder (RMSNorm, RoPE, grouped-query attention, a gated feed-forward) over packed documents; `style` has in
-what families differ.
+"""Model: a decoder (RMSNorm, RoPE, grouped-query attention, a gated feed-forward or experts) over packed documents;
+`style` has in what families differ.
 
 The stream of a micro-batch is flat, [N, hidden]; documents are told apart by attention and by nothing else.
 `model.layers` are the blocks, which `parallel` shards and compiles one by one; the loss is made inside `forward`, where
@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tessera_trainer.attention import Scores, attention
-from tessera_trainer.gated import gated
+from tessera_trainer.experts import MixtureFeedForward
+from tessera_trainer.feed_forward import FeedForward
 from tessera_trainer.loss import capped, summed_loss
 from tessera_trainer.micro_batch import MicroBatch
 from tessera_trainer.rms_norm import RmsNorm
@@ -65,22 +66,8 @@ class Attention(nn.Module):
         return torch.cat([part.view(heads.shape[0], -1, self._width) for part in normalised], dim=1)
 
 
-class FeedForward(nn.Module):
-    """Works on each position alone."""
-
-    def __init__(self, shape: ModelShape) -> None:
-        super().__init__()
-        bias, self._activation = shape.style.feed_forward_bias, shape.style.activation
-        self.gate_up = nn.Linear(shape.hidden, 2 * shape.ffn, bias=bias)
-        self.down = nn.Linear(shape.ffn, shape.hidden, bias=bias)
-
-    def forward(self, stream: Tensor) -> Tensor:
-        """[N, hidden] -> [N, hidden]."""
-        return self.down(gated(self.gate_up(stream), self._activation))  # type: ignore[no-any-return]
-
-
 class Block(nn.Module):
-    """One layer: attention, then feed-forward, each with its norms and added to the stream."""
+    """One layer: attention, then feed-forward or experts, each with its norms and added to the stream."""
 
     def __init__(self, shape: ModelShape, layer: int) -> None:
         super().__init__()
@@ -93,16 +80,20 @@ class Block(nn.Module):
             self.after_attention_norm = RmsNorm(shape.hidden, shape.norm_epsilon)
         if self._before:
             self.feed_forward_norm = RmsNorm(shape.hidden, shape.norm_epsilon)
-        self.feed_forward = FeedForward(shape)
+        mixture = shape.mixture(layer)
+        self.feed_forward = FeedForward(shape, shape.ffn) if mixture is None else MixtureFeedForward(shape, mixture)
+        self._experts = mixture is not None
         if self._after:
             self.after_feed_forward_norm = RmsNorm(shape.hidden, shape.norm_epsilon)
 
-    def forward(self, stream: Tensor, cosine: Tensor, sine: Tensor, offsets: Tensor) -> Tensor:
-        """[N, hidden] -> [N, hidden]."""
+    def forward(self, stream: Tensor, cosine: Tensor, sine: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor | None]:
+        """[N, hidden] -> [N, hidden], and how unevenly its experts were chosen, where it has some."""
         mixed = self.attention(self.attention_norm(stream) if self._before else stream, cosine, sine, offsets)
         stream = stream + (self.after_attention_norm(mixed) if self._after else mixed)
-        made = self.feed_forward(self.feed_forward_norm(stream) if self._before else stream)
-        return stream + (self.after_feed_forward_norm(made) if self._after else made)  # type: ignore[no-any-return]
+        made, uneven = self.feed_forward(self.feed_forward_norm(stream) if self._before else stream), None
+        if self._experts:
+            made, uneven = made
+        return stream + (self.after_feed_forward_norm(made) if self._after else made), uneven
 
 
 class Decoder(nn.Module):
@@ -120,11 +111,20 @@ class Decoder(nn.Module):
 
     def forward(self, batch: MicroBatch) -> tuple[Tensor, int]:
         """The loss summed over the batch's tokens (float32 scalar), and how many tokens counted."""
-        cap = self.shape.style.logit_cap
-        return summed_loss(self.stream(batch), self._head_weight, batch.targets, cap), batch.token_count
+        stream, uneven = self._layers(batch)
+        loss = summed_loss(stream, self._head_weight, batch.targets, self.shape.style.logit_cap)
+        mixture = self.shape.style.mixture
+        if mixture is not None and mixture.balance and uneven:
+            more = torch.stack(uneven).mean() * (mixture.balance * batch.token_count)
+            loss = loss + (more - more.detach())  # it has a gradient, and is no part of the loss that is told
+        return loss, batch.token_count
 
     def stream(self, batch: MicroBatch) -> Tensor:
         """What the head reads, [N, hidden]."""
+        return self._layers(batch)[0]
+
+    def _layers(self, batch: MicroBatch) -> tuple[Tensor, list[Tensor]]:
+        """What the head reads, and how unevenly each layer that has experts has chosen."""
         shape, stream = self.shape, self.embedding(batch.inputs)
         if shape.style.scaled_embedding:
             stream = stream * torch.tensor(shape.hidden**0.5, dtype=stream.dtype, device=stream.device)
@@ -132,9 +132,12 @@ class Decoder(nn.Module):
         local = turns
         if shape.style.local is not None:
             local = rotations(batch.positions, shape.head_width, shape.style.local)
+        found = []
         for number, layer in enumerate(self.layers):
-            stream = layer(stream, *(local if shape.window(number) else turns), batch.offsets)
-        return self.norm(stream)  # type: ignore[no-any-return]
+            stream, uneven = layer(stream, *(local if shape.window(number) else turns), batch.offsets)
+            if uneven is not None:
+                found.append(uneven)
+        return self.norm(stream), found
 
     def logits(self, batch: MicroBatch) -> Tensor:
         """All logits, [N, vocabulary] in float32: for comparisons and small batches only."""

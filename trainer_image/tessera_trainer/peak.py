@@ -2,15 +2,20 @@
 
 Peaks are dense (no sparsity) and of the device as sold, from NVIDIA's data sheets, under the exact name that the driver
 reports: a near name is another device (an H200 taken for an A100 shows an MFU of 317 %, `field/trainer.md`). A device
-that is not in the table is timed instead, and the source says so.
+that is not in the table is timed instead, once on a machine, and the source says so.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import platform
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from enum import Enum
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -59,11 +64,31 @@ _LIMIT_S = 0.8
 _WIDTH = {"cpu": 512, "cuda": 8192}
 
 
-def peak_of(device: torch.device, arithmetic: Arithmetic) -> Peak:
-    """The device's peak: from the table where its name is known, else timed now (one second at most)."""
+def peak_of(device: torch.device, arithmetic: Arithmetic, memory: Path | None = None) -> Peak:
+    """The device's peak: from the table where its name is known, else timed (one second at most).
+
+    `memory`: a folder in which it is kept what was timed, so that only the first start on a machine takes the time.
+    """
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     known = known_peak(name, arithmetic)
-    return known if known is not None else measured_peak(name, device, arithmetic)
+    if known is not None:
+        return known
+    if memory is None:
+        return measured_peak(name, device, arithmetic)
+    kept = memory / f"peak-{platform.node()}-{device.type}-{arithmetic.value}-{torch.get_num_threads()}.json"
+    with suppress(OSError, ValueError, TypeError):
+        return Peak(**json.loads(kept.read_bytes()))
+    found = measured_peak(name, device, arithmetic)
+    with suppress(OSError):
+        _keep(kept, found)
+    return found
+
+
+def _keep(path: Path, peak: Peak) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".{os.getpid()}")
+    part.write_text(json.dumps(asdict(peak)))
+    os.replace(part, path)
 
 
 def known_peak(name: str, arithmetic: Arithmetic) -> Peak | None:
@@ -91,7 +116,7 @@ def measured_peak(
         best, tries = min(best, _timed(left, product, clock)), tries + 1
     return Peak(
         2 * width**3 / best,
-        f"measured at start on {name}: best of {tries} {arithmetic.value} products of {width} x {width}",
+        f"measured on {name}: best of {tries} {arithmetic.value} products of {width} x {width}",
     )
 
 

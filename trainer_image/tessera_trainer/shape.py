@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tessera_trainer.style import HeadNorm, Norms, Rotation, Style
+from tessera_trainer.style import HeadNorm, Mixture, Norms, Rotation, Style
 
 if TYPE_CHECKING:
     from tessera_api.recipes import Recipe
@@ -49,8 +49,16 @@ class ModelShape:
             raise ValueError(f"heads {self.heads} is no multiple of kv_heads {self.kv_heads}")
         if self.head_width % 2:
             raise ValueError(f"a head of width {self.head_width} cannot be rotated: hidden / heads must be even")
-        for name in ("windows", "unturned"):
-            if len(getattr(self.style, name)) not in (0, self.layers):
+        self._judge_style()
+
+    def _judge_style(self) -> None:
+        by_layer = {"windows": self.style.windows, "unturned": self.style.unturned}
+        if (mixture := self.style.mixture) is not None:
+            by_layer["dense"] = mixture.dense
+            if not 1 <= mixture.chosen <= mixture.count:
+                raise ValueError(f"a position must use 1 to all of {mixture.count} experts, not {mixture.chosen}")
+        for name, entries in by_layer.items():
+            if len(entries) not in (0, self.layers):
                 raise ValueError(f"{name} must have an entry for each of {self.layers} layers: {self.style}")
 
     @staticmethod
@@ -87,6 +95,11 @@ class ModelShape:
         """Whether positions are told in this layer."""
         return not (self.style.unturned and self.style.unturned[layer])
 
+    def mixture(self, layer: int) -> Mixture | None:
+        """The experts of this layer."""
+        mixture = self.style.mixture
+        return None if mixture is None or (mixture.dense and mixture.dense[layer]) else mixture
+
     @property
     def qkv_rows(self) -> tuple[int, int, int]:
         """Rows of query, key and value inside the fused projection, in this order."""
@@ -95,15 +108,33 @@ class ModelShape:
 
     @property
     def matmul_parameters(self) -> int:
-        """Weights that a token is multiplied with: all matrices of the blocks and the head, not the look-up."""
-        block = self.hidden * (sum(self.qkv_rows) + self.heads * self.head_width + 3 * self.ffn)
-        return self.layers * block + self.vocabulary * self.hidden
+        """Weights that a token is multiplied with: the matrices of the blocks, of experts those that it uses, and the
+        head, not the look-up."""
+        attention = self.hidden * (sum(self.qkv_rows) + self.heads * self.head_width)
+        blocks = sum(attention + self._feed_forward(layer, active=True) for layer in range(self.layers))
+        return blocks + self.vocabulary * self.hidden
 
     @property
     def parameters(self) -> int:
         """Every trained number, each once."""
+        return self.active_parameters + sum(
+            self._feed_forward(layer, active=False) - self._feed_forward(layer, active=True)
+            for layer in range(self.layers)
+        )
+
+    @property
+    def active_parameters(self) -> int:
+        """Those that one token meets: all, but of experts only those that it uses."""
         lookup = 0 if self.tied else self.vocabulary * self.hidden
         return self.matmul_parameters + lookup + self.hidden + self.layers * self._vectors
+
+    def _feed_forward(self, layer: int, *, active: bool) -> int:
+        """Matrices of a layer's feed-forward or experts."""
+        mixture = self.mixture(layer)
+        if mixture is None:
+            return 3 * self.hidden * self.ffn
+        experts = (mixture.chosen if active else mixture.count) * 3 * mixture.width
+        return self.hidden * (experts + mixture.count + 3 * mixture.shared + (1 if mixture.shared else 0))
 
     @property
     def _vectors(self) -> int:

@@ -68,6 +68,26 @@ class Rotation:
 
 
 @dataclass(frozen=True)
+class Mixture:
+    """Experts in place of a feed-forward."""
+
+    count: int
+    """Of each layer,"""
+    chosen: int
+    """and how many of them a position uses."""
+    width: int
+    """Elements inside an expert."""
+    normalised: bool = True
+    """Whether the shares of those that are chosen sum to 1."""
+    shared: int = 0
+    """Elements inside an expert that all positions use beside those that they choose; 0: there is none (Qwen 2)."""
+    balance: float = 0.0
+    """Weight of the loss that keeps experts evenly used, against a token's own loss."""
+    dense: tuple[bool, ...] = ()
+    """By layer: whether it has a feed-forward for all instead; empty: none has."""
+
+
+@dataclass(frozen=True)
 class Style:
     """See the module. Tuples with an entry for each layer may be empty: then no layer differs."""
 
@@ -91,5 +111,7 @@ class Style:
     """By layer: a position sees so many, itself among them; 0: all before it."""
     local: Rotation | None = None
     """The rotation of layers with a window; None: as all others."""
+    mixture: Mixture | None = None
+    """None: one feed-forward for all positions."""
     unturned: tuple[bool, ...] = ()
     """By layer: whether positions are not told at all (SmolLM 3)."""

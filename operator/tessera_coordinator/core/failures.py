@@ -55,6 +55,7 @@ TABLE = (
     ),
     Row(Sign.PROGRAM, FailureClass.SICK_DEVICE, r"\bSickDevice\b"),
     Row(Sign.PROGRAM, FailureClass.LOSS_SPIKE, r"\bLossDiverged\b", permanent=True),
+    Row(Sign.PROGRAM, FailureClass.USER_ERROR, r"\bForeignModel\b", permanent=True),
     Row(Sign.PROGRAM, FailureClass.WORKER_CRASH),
     Row(Sign.STORAGE, FailureClass.STORAGE),
     Row(Sign.LOST, FailureClass.LOST_NODE),
