@@ -1,7 +1,7 @@
 """Trains a tiny model in forked ranks, once per case, and writes what came out: `exact_worker.py CASES.json`.
 
-A case is {"world": W, "steps": [first, last], "precision", "compiled", "checkpointed", "tied", "store", "resume",
-"save", "plain", "out"}. torch is imported once, by the parent, which never computes; each case forks its ranks. `out`
+A case is {"world": W, "steps": [first, last], "precision", "compiled", "checkpointed", "tied", "experts", "store",
+"resume", "save", "plain", "out"}. torch is imported once, by the parent, which never computes; each case forks its ranks. `out`
 gets {"losses", "norms", "weights", "state", "part"...} of rank 0 and the parts that all ranks saved; with "plain", how
 far loss and gradients of the first step are from those of one backward pass without FSDP2, units or ranks.
 """
@@ -37,10 +37,12 @@ from tessera_trainer.optimiser import AdamW, AdamWSettings
 from tessera_trainer.parallel import Accelerator, Precision, World, join_world, prepare
 from tessera_trainer.restore import restore
 from tessera_trainer.shape import ModelShape
+from tessera_trainer.style import Mixture, Style
 from tessera_trainer.units import UnitPlan
 
 UNITS, ROWS, LENGTH, VOCABULARY = 6, 2, 16, 203
 LIMIT_S = 60.0
+EXPERTS = Style(mixture=Mixture(count=5, chosen=2, width=24, shared=16, balance=0.1, dense=(True, False)))
 
 
 @dataclass
@@ -72,6 +74,7 @@ def shape_of(case: dict[str, Any]) -> ModelShape:
         sequence_length=LENGTH,
         rope_theta=10000.0,
         tied=case.get("tied", False),
+        style=EXPERTS if case.get("experts") else Style(),
     )
 
 
