@@ -1,8 +1,8 @@
 """Trains a tiny model in forked ranks, once per case, and writes what came out: `exact_worker.py CASES.json`.
 
 A case is {"world": W, "steps": [first, last], "precision", "compiled", "checkpointed", "tied", "experts", "store",
-"resume", "save", "plain", "out"}. torch is imported once, by the parent, which never computes; each case forks its ranks. `out`
-gets {"losses", "norms", "weights", "state", "part"...} of rank 0 and the parts that all ranks saved; with "plain", how
+"resume", "save", "plain", "out"}. torch is imported once, by the parent, which never computes; each case forks its
+ranks. `out` gets {"losses", "norms", "weights", "state", "part"...} of rank 0 and the parts that all ranks saved; with "plain", how
 far loss and gradients of the first step are from those of one backward pass without FSDP2, units or ranks.
 """
 
