@@ -48,6 +48,9 @@ class Method(StrEnum):
     """What kind of training a run does."""
 
     PRETRAIN = "pretrain"
+    """From the next token of every document."""
+    CONTINUE = "continue"
+    """The same, of a model that there is: on other data, with a learning rate that rises again."""
 
 
 class ScheduleKind(StrEnum):
@@ -310,7 +313,9 @@ class TrainingRunSpec(Document):
     """What is wanted of a run."""
 
     method: Method
-    """What kind of training it is."""
+    """What kind of training it is: pretrain, or continue (of the model in model.from: the learning rate rises again,
+    and what the model makes of each dataset's held-out documents is told before and after; give data that it knew
+    before a share in data.mix, and it forgets less)."""
     model: ModelSpec
     """The model to train."""
     data: DataSpec
@@ -354,6 +359,23 @@ class TrainingRunSpec(Document):
         Freeze("managedBy", "delete the run and create it anew: it goes on from its storage"),
     )
     RULES = (
+        Rule(
+            cel="self.method != 'continue' || has(self.model.from)",
+            reads=("method", "model.from?"),
+            holds=lambda method, has_from: method is not Method.CONTINUE or has_from,
+            words="method continue has no model to go on with",
+            remedy="give model.from, or set method to pretrain",
+            field_path="model",
+        ),
+        Rule(
+            cel="self.method != 'continue' || self.training.schedule.warmupSteps > 0",
+            reads=("method", "training.schedule.warmupSteps"),
+            holds=lambda method, warmup: method is not Method.CONTINUE or warmup > 0,
+            words="method continue begins with new moments of the optimizer, and warmupSteps is"
+            " {training.schedule.warmupSteps}",
+            remedy="set training.schedule.warmupSteps to 1 or more",
+            field_path="training.schedule.warmupSteps",
+        ),
         Rule(
             cel="self.nodes.max * self.nodes.processesPerNode <= self.training.globalBatch / self.training.unit",
             reads=("nodes.max", "nodes.processesPerNode", "training.globalBatch", "training.unit"),

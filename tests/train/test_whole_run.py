@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -76,6 +78,32 @@ def write_inputs(folder: Path) -> None:
     (folder / "second.yaml").write_text(RUN.replace("NAME", "second").replace("MODEL", "{from: {run: first}}"))
 
 
+def write_more(folder: Path) -> None:
+    """Other documents, with the first ones' tokenizer, and a run that continues on them."""
+    rng = random.Random(8)
+    vocabulary = ["".join(rng.choices("stuvwxyz", k=rng.randint(2, 7))) for _ in range(30)]
+    documents = [{"text": " ".join(rng.choices(vocabulary, k=rng.randint(20, 120)))} for _ in range(200)]
+    (folder / "more").mkdir()
+    (folder / "more" / "more.jsonl").write_text("".join(json.dumps(document) + "\n" for document in documents))
+    (tokenizer, *_) = (folder / "work").rglob("tokenizer.json")
+    digest = hashlib.sha256(tokenizer.read_bytes()).hexdigest()
+    data = DATA.replace("FOLDER", (folder / "more").as_uri()).replace("name: words", "name: more")
+    taken = f"{{uri: {tokenizer.as_uri()}, sha256: {digest}}}"
+    (folder / "more.yaml").write_text(data.replace("{train: {vocabularySize: 320}}", taken))
+    mix = '{dataset: words, weight: "1"}, {dataset: more, weight: "3"}'
+    run = RUN.replace("NAME", "third").replace("MODEL", "{from: {run: first}}").replace("pretrain", "continue")
+    (folder / "third.yaml").write_text(run.replace('{dataset: words, weight: "1"}', mix))
+
+
+def held_out(directory: RunDirectory) -> dict[tuple[str, int], float]:
+    """Bits per byte, by whose documents and at which step."""
+    events = [json.loads(line) for line in directory.events.read_text().splitlines()]
+    noted = [event for event in events if event["message"].startswith("HeldOut: ")]
+    whose = re.compile(r"on held-out documents( of \w+)? at step (\d+)$")
+    read = [(whose.search(event["message"]), event["numbers"]["bits_per_byte"]) for event in noted]
+    return {(match[1] or "", int(match[2])): bits for match, bits in read if match}
+
+
 def losses(directory: RunDirectory) -> list[float]:
     return [json.loads(line)["loss"] for line in directory.metrics.read_text().splitlines()]
 
@@ -124,3 +152,12 @@ def test_documents_become_an_exported_model_on_s3_and_a_second_run_goes_on_from_
     assert second.returncode == 0, second.stdout + second.stderr
     chained = losses(RunDirectory(tmp_path / "work" / "runs" / "second"))
     assert chained[0] < losses(begun)[0] - 0.3
+
+    write_more(tmp_path)
+    third = local(tmp_path, "data.yaml", "more.yaml", "third.yaml")
+    assert third.returncode == 0, third.stdout + third.stderr
+    found = held_out(RunDirectory(tmp_path / "work" / "runs" / "third"))
+    assert found.keys() == {(whose, step) for whose in (" of words", " of more", "") for step in (0, 12)}
+    assert found[" of more", 12] < found[" of more", 0] - 0.3, "what it continues on is learned"
+    assert abs(found[" of words", 12] - found[" of words", 0]) < 0.3, "and what has a share is not forgotten"
+    assert found[" of words", 12] < found["", 12] < found[" of more", 12]

@@ -32,9 +32,10 @@ def training_runs(draw: st.DrawFn) -> dict[str, Any]:
         st.builds(lambda run: {"from": {"run": run}}, NAMES),
         st.builds(lambda uri: {"from": {"uri": uri}}, URIS),
     )
+    chosen = draw(model)
     spec: dict[str, Any] = {
-        "method": "pretrain",
-        "model": draw(model),
+        "method": draw(st.sampled_from(["pretrain", "continue"] if warmup and "from" in chosen else ["pretrain"])),
+        "model": chosen,
         "data": {"sequenceLength": length, "mix": draw(_mix())},
         "training": {
             "tokens": draw(_tokens(least_tokens)),

@@ -96,11 +96,38 @@ RULES = (
         "tokens 5631 end within the 10 warmupSteps: a step takes globalBatch 8 * sequenceLength 64 tokens",
         5632,
     ),
+    Case(
+        TRAINING_RUN,
+        {"spec.method": "continue", "spec.model": {"recipe": "llama-1m"}},
+        "spec.model",
+        "method continue has no model to go on with",
+        {"spec.method": "continue", "spec.model": {"from": {"run": "tiny"}}},
+    ),
+    Case(
+        TRAINING_RUN,
+        {
+            "spec.method": "continue",
+            "spec.model": {"from": {"run": "tiny"}},
+            "spec.training.schedule.warmupSteps": 0,
+        },
+        "spec.training.schedule.warmupSteps",
+        "method continue begins with new moments of the optimizer, and warmupSteps is 0",
+        {
+            "spec.method": "continue",
+            "spec.model": {"from": {"run": "tiny"}},
+            "spec.training.schedule.warmupSteps": 1,
+        },
+    ),
     *pod_template_cases.RULES,
 )
 
 _BOUNDS = (
-    _run("spec.method", "finetune", 'Unsupported value: "finetune": supported values: "pretrain"', "pretrain"),
+    _run(
+        "spec.method",
+        "finetune",
+        'Unsupported value: "finetune": supported values: "pretrain", "continue"',
+        "pretrain",
+    ),
     _run(
         "spec.model.recipe",
         "llama-7b",

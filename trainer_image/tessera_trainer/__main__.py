@@ -15,13 +15,14 @@ from tessera_api.exit_codes import ExitCode
 from tessera_api.keys import ring_of
 from tessera_api.resolved_run import ResolvedRun, read_resolved_run
 from tessera_api.run_directory import RunDirectory
+from tessera_api.training_run import Method
 from tessera_keeper.line import VARIABLE as KEEPER
 from tessera_keeper.line import KeeperLine
 from tessera_store import open_store
 from tessera_trainer.assembly import ACCELERATORS, assemble
 from tessera_trainer.digest import state_digest
 from tessera_trainer.export import TokenizerFile, export
-from tessera_trainer.held_out import HeldOut, evaluate
+from tessera_trainer.held_out import evaluate, together
 from tessera_trainer.kept_parts import KeptParts
 from tessera_trainer.loop import Parts, train
 from tessera_trainer.parallel import join_world
@@ -51,6 +52,8 @@ def main() -> int:
             run.note("Peak", f"{peak.flops / 1e12:.3g} TFLOP/s a device: {peak.source}", flops=peak.flops)
         progress = parts.saver.restore(run.resume(), _source(run.resume(), resolved, directory, keeper))
         parts.guard.begin(progress.guard)
+        if run.resume() is None and resolved.run.spec.method is Method.CONTINUE:
+            _evaluate(run, parts, step=0)  # what it knew before, beside what it will know of each dataset
         progress = train(run, parts, progress)
         if parts.evidence.wanted:
             parts.evidence.state(progress.step, state_digest(parts.optimiser.state(), world.group))
@@ -70,14 +73,11 @@ def _source(
 def _conclude(run: tessera_run.Run, resolved: ResolvedRun, parts: Parts, directory: RunDirectory) -> None:
     """After the last commit: how good is it, and the model for others to use. Repeated as a whole if a node is lost
     in it."""
-    run.phase("evaluation", parts.total_steps)
-    held_out = evaluate(parts.model, parts.data.datasets, parts.sequence_length, parts.world)
-    if run.rank == 0:
-        _note(run, held_out, parts.sequence_length)
+    _evaluate(run, parts, parts.total_steps)
     run.phase("export", parts.total_steps)
     weights = ((shard.name, gather_rows(shard, parts.world.group)) for shard in parts.optimiser.weights())
     if run.rank == 0:
-        dataset = parts.data.datasets[0]
+        dataset = parts.data.tokenizer
         tokenizer = TokenizerFile(dataset.tokenizer(), dataset.manifest.tokenizer.end_of_text)
         export(directory.export, parts.shape, weights, tokenizer)
         where = publish_export(directory.export, resolved.storage)
@@ -87,13 +87,22 @@ def _conclude(run: tessera_run.Run, resolved: ResolvedRun, parts: Parts, directo
             pass
 
 
-def _note(run: tessera_run.Run, held_out: HeldOut | None, sequence_length: int) -> None:
-    if held_out is None:
-        said = f"no dataset has {sequence_length + 1} held-out tokens; raise heldOut.share to have the model evaluated"
+def _evaluate(run: tessera_run.Run, parts: Parts, step: int) -> None:
+    """Loss on held-out documents: of each dataset, where there are several, and of all."""
+    run.phase("evaluation", step)
+    found = evaluate(parts.model, parts.data.datasets, parts.sequence_length, parts.world)
+    if run.rank != 0:
+        return
+    if not found:
+        need = parts.sequence_length + 1
+        said = f"no dataset has {need} held-out tokens; raise heldOut.share to have the model evaluated"
         run.note("NotEvaluated", said)
         return
-    numbers = {"loss": held_out.loss, "bits_per_byte": held_out.bits_per_byte, "tokens": float(held_out.tokens)}
-    run.note("HeldOut", f"{held_out.bits_per_byte:.4f} bits per byte on held-out documents", **numbers)
+    for one in [*(found if len(found) > 1 else []), together(found)]:
+        numbers = {"loss": one.loss, "bits_per_byte": one.bits_per_byte, "tokens": float(one.tokens)}
+        whose = f" of {one.dataset}" if one.dataset else ""
+        said = f"{one.bits_per_byte:.4f} bits per byte on held-out documents{whose} at step {step}"
+        run.note("HeldOut", said, step=float(step), **numbers)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""The evaluation part: loss on the held-out documents, shared out to all ranks, as bits per byte of their text."""
+"""The evaluation part: loss on the held-out documents of each dataset, shared out to all ranks, as bits per byte of
+their text."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,22 +25,47 @@ ROWS = 4
 class HeldOut:
     """What the model makes of documents that it was not trained on."""
 
-    loss: float
-    """Nats per predicted token."""
-    bits_per_byte: float
-    """All tokens of the split are charged at the mean loss of those predicted: a document's first token, and the few
-    at the end that make no whole sample, are not predicted."""
+    dataset: str
+    """Whose documents; empty: all datasets'."""
+    nats: float
+    """Of all predicted tokens."""
     tokens: int
     """Tokens predicted."""
+    all_tokens: int
+    """Of the split: a document's first token, and the few at the end that make no whole sample, are not predicted."""
+    text_bytes: int
+    """Of the split's text."""
+
+    @property
+    def loss(self) -> float:
+        """Nats per predicted token."""
+        return self.nats / self.tokens
+
+    @property
+    def bits_per_byte(self) -> float:
+        """All tokens of the split are charged at the mean loss of those predicted."""
+        return self.loss / math.log(2) * self.all_tokens / self.text_bytes
+
+
+def together(found: Iterable[HeldOut]) -> HeldOut:
+    """Of all datasets."""
+    each = list(found)
+    nats = float(halving_sum(torch.tensor([one.nats for one in each], dtype=torch.float64)))
+    tokens, all_tokens, text_bytes = (
+        sum(getattr(one, name) for one in each) for name in ("tokens", "all_tokens", "text_bytes")
+    )
+    return HeldOut("", nats, tokens, all_tokens, text_bytes)
 
 
 @torch.no_grad()
-def evaluate(model: torch.nn.Module, datasets: list[Dataset], sequence_length: int, world: World) -> HeldOut | None:
-    """Every rank calls it. Datasets without a whole held-out sample count for nothing; with none at all: None."""
-    datasets = [dataset for dataset in datasets if _groups(dataset, sequence_length)]
-    groups = [group for dataset in datasets for group in _groups(dataset, sequence_length)]
+def evaluate(
+    model: torch.nn.Module, datasets: Mapping[str, Dataset], sequence_length: int, world: World
+) -> list[HeldOut]:
+    """Every rank calls it, between steps. Datasets without a whole held-out sample are left out."""
+    datasets = {name: dataset for name, dataset in datasets.items() if _groups(dataset, sequence_length)}
+    groups = [group for dataset in datasets.values() for group in _groups(dataset, sequence_length)]
     if not groups:
-        return None
+        return []
     losses = torch.zeros(len(groups), dtype=torch.float64, device=world.device)
     counts = torch.zeros(len(groups), dtype=torch.int64, device=world.device)
     rounds = math.ceil(len(groups) / world.size)
@@ -53,11 +80,13 @@ def evaluate(model: torch.nn.Module, datasets: list[Dataset], sequence_length: i
             losses[place], counts[place] = loss.double(), count
     dist.all_reduce(losses, group=world.group)
     dist.all_reduce(counts, group=world.group)
-    tokens = int(counts.sum())
-    loss_per_token = float(halving_sum(losses)) / tokens
-    text_bytes = sum(dataset.manifest.splits[Split.HELD_OUT].text_bytes for dataset in datasets)
-    all_tokens = sum(dataset.manifest.splits[Split.HELD_OUT].tokens for dataset in datasets)
-    return HeldOut(loss_per_token, loss_per_token / math.log(2) * all_tokens / text_bytes, tokens)
+    found, begin = [], 0
+    for name, dataset in datasets.items():
+        mine = slice(begin, begin := begin + len(_groups(dataset, sequence_length)))
+        split = dataset.manifest.splits[Split.HELD_OUT]
+        nats, tokens = float(halving_sum(losses[mine])), int(counts[mine].sum())
+        found.append(HeldOut(name, nats, tokens, split.tokens, split.text_bytes))
+    return found
 
 
 def _groups(dataset: Dataset, sequence_length: int) -> list[tuple[Dataset, np.ndarray[tuple[int], np.dtype[np.int64]]]]:

@@ -45,12 +45,14 @@ class TrainingData:
 
     def __init__(self, resolved: ResolvedRun, skips: tuple[Span, ...], cache: Path) -> None:
         spec = resolved.run.spec
-        self.datasets = [_open(resolved, entry.dataset, cache) for entry in spec.data.mix]
-        first = self.datasets[0].manifest.tokenizer
-        for entry, dataset in zip(spec.data.mix, self.datasets, strict=True):
-            if dataset.manifest.tokenizer != first:
-                raise DatasetMismatch(f"{entry.dataset} has another tokenizer than {spec.data.mix[0].dataset}")
-        streams = [dataset.stream(Split.TRAIN, spec.data.sequence_length) for dataset in self.datasets]
+        self.datasets = {entry.dataset: _open(resolved, entry.dataset, cache) for entry in spec.data.mix}
+        """In the order of the mix, each once."""
+        self.tokenizer = next(iter(self.datasets.values()))
+        """Any dataset: all have one tokenizer."""
+        for name, dataset in self.datasets.items():
+            if dataset.manifest.tokenizer != self.tokenizer.manifest.tokenizer:
+                raise DatasetMismatch(f"{name} has another tokenizer than {spec.data.mix[0].dataset}")
+        streams = [dataset.stream(Split.TRAIN, spec.data.sequence_length) for dataset in self.datasets.values()]
         components = tuple(
             Component(entry.dataset, stream.samples, Fraction(entry.weight))
             for entry, stream in zip(spec.data.mix, streams, strict=True)
@@ -65,7 +67,7 @@ class TrainingData:
     @property
     def vocabulary(self) -> int:
         """Tokens of the tokenizer."""
-        return self.datasets[0].manifest.tokenizer.vocabulary_size
+        return self.tokenizer.manifest.tokenizer.vocabulary_size
 
     def raw(self, position: int) -> int:
         """The place in the whole order, with what is left out counted, of a position that is yet to be consumed."""
