@@ -101,7 +101,7 @@ def test_a_killed_agent_takes_the_warm_process_and_every_trainer_with_it(
         import subprocess, sys, os, time
         from pathlib import Path
         from tessera_trainer.warm_link import WarmProcess
-        warm = WarmProcess(Path({str(tmp_path / "sockets")!r}), (), Path({str(node.log)!r}))
+        warm = WarmProcess(Path({str(tmp_path / "sockets")!r}), (), Path({str(node.log)!r}).open("ab"))
         warm.start()
         assert warm.ready(60.0)
         print(warm.pid, flush=True)

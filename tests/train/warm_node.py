@@ -68,7 +68,8 @@ class WarmNode:
     def __init__(self, folder: Path, imports: Sequence[str] = ()) -> None:
         self.folder = folder
         self.log = folder / "logs" / "warm.log"
-        self.warm = WarmProcess(folder / "sockets", imports, self.log)
+        self.log.parent.mkdir()
+        self.warm = WarmProcess(folder / "sockets", imports, self.log.open("ab"))
         self.trainers: list[Trainer] = []
 
     def start(self) -> WarmNode:

@@ -83,9 +83,9 @@ class RunningNode:
         self._lines = TrainerLines(self._folder / "trainers")
         compiles = resolved.run.spec.training.compile is not Compilation.NONE
         imports = WARM_IMPORTS + (COMPILER_IMPORTS if compiles else ())
-        self._warm = WarmProcess(self._folder, imports, directory.agent_log(name))
+        self._warm = WarmProcess(self._folder, imports)
         self._compiled_code = compiled_code(resolved, os.environ)
-        self._keeper = KeeperProcess(self._folder, directory.root, directory.agent_log(name), self._compiled_code)
+        self._keeper = KeeperProcess(self._folder, directory.root, self._compiled_code)
         processes = resolved.run.spec.nodes.processes_per_node
         identity = Identity(name, uuid.uuid4().hex[:12], _own_address(endpoints), processes)
         addresses = tuple(_address(endpoint) for endpoint in endpoints.split(","))

@@ -33,8 +33,8 @@ SOCKET_NAME = "keeper"
 class KeeperProcess:
     """One keeper. `stored` hears of each part that it has stored, from another thread."""
 
-    def __init__(self, folder: Path, run_directory: Path, log_path: Path, compiled_code: Path | None = None) -> None:
-        self._folder, self._run_directory, self._log_path = folder, run_directory, log_path
+    def __init__(self, folder: Path, run_directory: Path, compiled_code: Path | None = None) -> None:
+        self._folder, self._run_directory = folder, run_directory
         self._process: subprocess.Popen[bytes] | None = None
         self._line: DocumentLine | None = None
         self._change = threading.Condition()
@@ -55,16 +55,15 @@ class KeeperProcess:
         return self._process.pid if self._process else 0
 
     def start(self) -> None:
-        """Starts it, and does not wait. It ends with this process."""
+        """Starts it, and does not wait. It ends with this process, and speaks where this process does."""
         mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         command = [sys.executable, "-m", "tessera_keeper", "--run-directory", str(self._run_directory)]
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._log_path.parent.mkdir(parents=True, exist_ok=True)
         command += ["--socket", str(self.socket_path)]
         if self._compiled_code is not None:
             command += ["--compiled-code", str(self._compiled_code)]
-        with theirs, open(self._log_path, "ab") as log:
-            self._process = subprocess.Popen(command, stdin=theirs.fileno(), stdout=log, stderr=log)
+        with theirs:
+            self._process = subprocess.Popen(command, stdin=theirs.fileno())
         self._port, self._line = None, DocumentLine(mine)
         threading.Thread(target=self._read, args=(self._line,), daemon=True, name="keeper").start()
 

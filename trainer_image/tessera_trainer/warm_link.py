@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tessera_trainer.proof import ProofRequest, ProofResult, failed_proof, parse_result, prove
 from tessera_trainer.warm_client import (
@@ -48,10 +48,11 @@ class WarmSilent(Exception):
 
 
 class WarmProcess:
-    """One warm process. `directory` becomes private (0700) and holds its socket; `log_path` takes what it says."""
+    """One warm process. `directory` becomes private (0700) and holds its socket; `output` takes what it says, which
+    otherwise goes where this process' own words go."""
 
-    def __init__(self, directory: Path, imports: Sequence[str], log_path: Path) -> None:
-        self._directory, self._imports, self._log_path = directory, tuple(imports), log_path
+    def __init__(self, directory: Path, imports: Sequence[str], output: IO[bytes] | None = None) -> None:
+        self._directory, self._imports, self._output = directory, tuple(imports), output
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -77,20 +78,18 @@ class WarmProcess:
         """
         self._directory.mkdir(parents=True, exist_ok=True)
         self._directory.chmod(0o700)
-        self._log_path.parent.mkdir(parents=True, exist_ok=True)
         self._end_predecessor()
         self.socket_path.unlink(missing_ok=True)
         command = [sys.executable, "-m", "tessera_trainer.warm", "--socket", str(self.socket_path)]
         command += ["--parent", str(os.getpid()), "--import", ",".join(self._imports)]
-        with open(self._log_path, "ab") as log:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env={**IMPOSED, **os.environ},
-                start_new_session=True,
-            )
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=self._output,
+            stderr=self._output,
+            env={**IMPOSED, **os.environ},
+            start_new_session=True,
+        )
 
     def ready(self, timeout: float) -> bool:
         """Whether it forks trainers now. Waits for its imports, at most `timeout` seconds; False also when unfit."""
