@@ -68,7 +68,7 @@ class WarmNode:
     def __init__(self, folder: Path, imports: Sequence[str] = ()) -> None:
         self.folder = folder
         self.log = folder / "logs" / "warm.log"
-        self.log.parent.mkdir()
+        self.log.parent.mkdir(exist_ok=True)
         self.warm = WarmProcess(folder / "sockets", imports, self.log.open("ab"))
         self.trainers: list[Trainer] = []
 
