@@ -73,6 +73,7 @@ def trains_on(installed: Installation, run: str) -> None:
     installed.wait("it trains on", lambda: step_of(installed.status(run)) > wanted, 120)
 
 
+@pytest.mark.long
 def test_a_pod_that_is_new_to_a_compiled_run_has_what_the_others_compiled_before_it_trains(
     installed: Installation,
 ) -> None:

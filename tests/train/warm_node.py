@@ -69,7 +69,8 @@ class WarmNode:
         self.folder = folder
         self.log = folder / "logs" / "warm.log"
         self.log.parent.mkdir(exist_ok=True)
-        self.warm = WarmProcess(folder / "sockets", imports, self.log.open("ab"))
+        self._output = self.log.open("ab")
+        self.warm = WarmProcess(folder / "sockets", imports, self._output)
         self.trainers: list[Trainer] = []
 
     def start(self) -> WarmNode:
@@ -105,6 +106,7 @@ class WarmNode:
 
     def close(self) -> None:
         self.warm.stop()
+        self._output.close()
         for trainer in self.trainers:
             trainer.client.kill()
             trainer.client.communicate()
