@@ -88,11 +88,16 @@ def test_a_pod_that_is_new_to_a_compiled_run_has_what_the_others_compiled_before
             return "compiled code is stored for new nodes" in installed.kubectl("logs", installed.rank_0(run))
 
         installed.wait("the code is stored", stored, 120)
-        before = set(installed.pods(run))
-        installed.kubectl("delete", "pod", installed.rank_0(run), "--force", "--grace-period=0")
-        installed.wait("another pod takes its place", lambda: bool(set(installed.pods(run)) - before), 120)
-        (new,) = set(installed.pods(run)) - before
-        installed.wait("it has the code", lambda: fetched in installed.kubectl("logs", new, check=False), 120)
+        lost = installed.rank_0(run)
+        before = installed.pods(run)[lost]["metadata"]["uid"]
+        installed.kubectl("delete", "pod", lost, "--force", "--grace-period=0")
+
+        def replaced() -> bool:
+            pod = installed.pods(run).get(lost)
+            return pod is not None and pod["metadata"]["uid"] != before
+
+        installed.wait("another pod takes its place", replaced, 120)
+        installed.wait("it has the code", lambda: fetched in installed.kubectl("logs", lost, check=False), 120)
         trains_on(installed, run)
     finally:
         installed.kubectl("delete", "trun", run, "--timeout=60s", check=False)
