@@ -53,6 +53,11 @@ class ResolvedOrigin(Record):
     """URI of its folder: below it lie the run's log, journal and checkpoints, or the model's files."""
 
 
+MAX_BESIDE_BYTES = 4_000_000
+Beside = dict[Annotated[str, Field(max_length=100)], Annotated[str, Field(max_length=MAX_BESIDE_BYTES)]]
+"""Files by name: what a model of others has beside weights and configuration, and an export has again."""
+
+
 class FirstWeights(Record):
     """`origin.json` of a run's folder: what its first weights are read from. No rank reads the other run's log."""
 
@@ -63,7 +68,9 @@ class FirstWeights(Record):
     objects: Annotated[tuple[StoredObject, ...], Field(min_length=1, max_length=MAX_OBJECTS)]
     """What that commit names."""
     configuration: Annotated[str, Field(max_length=1_000_000)] | None = None
-    """The config.json of the model of others that the other run, or one before it, began with."""
+    """The config.json of the model of others that the other run, or one before it, began with,"""
+    beside: Beside = {}
+    """and what that has beside it."""
 
 
 class ForeignFile(Record):
@@ -82,6 +89,8 @@ class ForeignWeights(Record):
     """URI of the model's folder."""
     configuration: Annotated[str, Field(max_length=1_000_000)]
     """Its config.json."""
+    beside: Beside = {}
+    """Its chat template and the like."""
     files: Annotated[tuple[ForeignFile, ...], Field(min_length=1, max_length=10_000)]
 
 

@@ -9,11 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 
-from tessera_api.resolved_run import ForeignFile, ForeignWeights, ResolvedRun
+from tessera_api.resolved_run import MAX_BESIDE_BYTES, ForeignFile, ForeignWeights, ResolvedRun
 from tessera_store import ObjectMissing, Store, open_store
 
 CONFIGURATION, TOKENIZER = "config.json", "tokenizer.json"
 ONE_FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
+BESIDE = (
+    *("added_tokens.json", "chat_template.jinja", "chat_template.json", "generation_config.json"),
+    *("special_tokens_map.json", "tokenizer_config.json"),
+)
+"""What says how the model is to be used; there or not."""
 MAX_HEADER_BYTES = 100 << 20
 _LENGTH_BYTES = 8
 
@@ -36,7 +41,22 @@ def foreign_weights(resolved: ResolvedRun) -> ForeignWeights:
                 f" {tokenizer[:12]}: build it with that one (spec.tokenizer.uri and sha256)"
             )
     files = tuple(_file(store, uri, name) for name in _names(store, uri))
-    return ForeignWeights(storage=uri, configuration=configuration, files=files)
+    return ForeignWeights(storage=uri, configuration=configuration, beside=_beside(store, uri), files=files)
+
+
+def _beside(store: Store, uri: str) -> dict[str, str]:
+    found = {}
+    for name in BESIDE:
+        try:
+            size = store.size(name)
+            if size > MAX_BESIDE_BYTES:
+                raise ForeignUnfit(f"{name} of {uri} has {size} bytes; it may have {MAX_BESIDE_BYTES}")
+            found[name] = store.get(name).decode()
+        except ObjectMissing:
+            continue
+        except UnicodeDecodeError as error:
+            raise ForeignUnfit(f"{name} of {uri} is no text: {error}") from error
+    return found
 
 
 def _names(store: Store, uri: str) -> list[str]:

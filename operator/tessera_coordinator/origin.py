@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from tessera_api.resolved_run import FirstWeights, ResolvedRun, read_first
+from tessera_api.resolved_run import FirstWeights, ForeignWeights, ResolvedRun, read_first
 from tessera_api.run_directory import ORIGIN_NAME
 from tessera_coordinator.core.history import IllegalEntry
 from tessera_coordinator.foreign_origin import ForeignUnfit, foreign_weights
@@ -42,8 +42,14 @@ def pin_origin(store: Store, resolved: ResolvedRun) -> None:
             f" complete {origin.run} first, then create {resolved.name} anew"
         )
     newest = history.newest
-    configuration = _configuration(open_store(origin.storage))
-    first = FirstWeights(storage=origin.storage, step=newest.step, objects=newest.objects, configuration=configuration)
+    before = _before(open_store(origin.storage))
+    first = FirstWeights(
+        storage=origin.storage,
+        step=newest.step,
+        objects=newest.objects,
+        configuration=before.configuration if before else None,
+        beside=before.beside if before else {},
+    )
     return _keep(store, first.canonical())
 
 
@@ -52,10 +58,10 @@ def _keep(store: Store, data: bytes) -> None:
         store.create(ORIGIN_NAME, data)
 
 
-def _configuration(other: Store) -> str | None:
-    """Of the model of others that the other run began with, itself or by way of a third."""
+def _before(other: Store) -> FirstWeights | ForeignWeights | None:
+    """What the other run began with: a model of others, itself or by way of a third."""
     try:
-        return read_first(other.get(ORIGIN_NAME)).configuration
+        return read_first(other.get(ORIGIN_NAME))
     except ObjectMissing:
         return None
 

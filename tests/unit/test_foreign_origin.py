@@ -77,6 +77,7 @@ def test_what_was_pinned_is_the_configuration_and_every_file(folder: Path, own: 
     first = read_first(own.get(ORIGIN_NAME))
     assert isinstance(first, ForeignWeights)
     assert first.configuration == (folder / "config.json").read_text()
+    assert first.beside == {"generation_config.json": (folder / "generation_config.json").read_text()}
     assert [file.name for file in first.files] == sorted(path.name for path in folder.glob("*.safetensors"))
 
 

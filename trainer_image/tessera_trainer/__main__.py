@@ -25,6 +25,7 @@ from tessera_trainer.export import TokenizerFile, export
 from tessera_trainer.held_out import evaluate, together
 from tessera_trainer.kept_parts import KeptParts
 from tessera_trainer.loop import Parts, train
+from tessera_trainer.origin import read_origin
 from tessera_trainer.parallel import join_world
 from tessera_trainer.publish_export import publish_export
 from tessera_trainer.restore import Readable
@@ -78,7 +79,8 @@ def _conclude(run: tessera_run.Run, resolved: ResolvedRun, parts: Parts, directo
     weights = ((shard.name, gather_rows(shard, parts.world.group)) for shard in parts.optimiser.weights())
     if run.rank == 0:
         dataset = parts.data.tokenizer
-        tokenizer = TokenizerFile(dataset.tokenizer(), dataset.manifest.tokenizer.end_of_text)
+        original = read_origin(resolved, open_store(resolved.storage))
+        tokenizer = TokenizerFile(dataset.tokenizer(), dataset.manifest.tokenizer.end_of_text, original)
         export(directory.export, parts.shape, weights, tokenizer)
         where = publish_export(directory.export, resolved.storage)
         run.note("Exported", where)

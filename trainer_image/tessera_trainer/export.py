@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from tessera_api.resolved_run import FirstWeights, ForeignWeights
 from tessera_trainer import foreign_config, hugging_face
 from tessera_trainer.shape import ModelShape
 
@@ -34,10 +35,12 @@ class IncompleteWeights(ValueError):
 
 @dataclass(frozen=True)
 class TokenizerFile:
-    """A tokenizer as `tokenizers` writes it, and the token that ends a document."""
+    """A tokenizer as `tokenizers` writes it, the token that ends a document, and what says how both are used."""
 
     json: bytes
     end_of_text: int
+    original: FirstWeights | ForeignWeights | None = None
+    """The model of others that the run began with: its chat template and settings of tokenizer and generation stay."""
 
 
 def export(
@@ -60,10 +63,14 @@ def export(
     partial = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
     partial.mkdir()
     _write_weights(partial, shape, weights, dtype, limit_bytes)
-    configuration = foreign_config.configuration(shape, dtype, tokenizer.end_of_text)
+    original = tokenizer.original
+    told = original.configuration if original is not None else None
+    configuration = foreign_config.configuration(shape, dtype, tokenizer.end_of_text, told)
     _write_json(partial / foreign_config.CONFIGURATION, configuration)
     _write_json(partial / hugging_face.GENERATION, hugging_face.generation(tokenizer.end_of_text))
     _write_tokenizer(partial, tokenizer, shape.sequence_length)
+    for name, text in (original.beside if original is not None else {}).items():
+        (partial / Path(name).name).write_bytes(text.encode())
     for file in sorted(partial.iterdir()):
         _sync(file)
     _sync(partial)

@@ -38,6 +38,7 @@ _NOTHING = frozenset(
     )
 )
 """They change nothing of what a training computes."""
+_SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 _FIXED = {"attention_dropout": 0.0, "pretraining_tp": 1, "is_encoder_decoder": False, "chunk_size_feed_forward": 0}
 _OF_ROTATIONS = frozenset(
     (
@@ -165,8 +166,13 @@ _READ = {
 }
 
 
-def configuration(shape: ModelShape, dtype: torch.dtype, end_of_text: int) -> dict[str, Any]:
-    """`config.json`. The base of the rotation stands twice where it is one: version 5 of `transformers` moved it."""
+def configuration(
+    shape: ModelShape, dtype: torch.dtype, end_of_text: int, original: str | None = None
+) -> dict[str, Any]:
+    """`config.json`; the tokens that begin, end and pad a text are those of the `original` one, if there is one.
+
+    The base of the rotation stands twice where it is one: version 5 of `transformers` moved it.
+    """
     style, family = shape.style, FAMILIES[shape.style.family]
     rotation = _said(shape.turns)
     document: dict[str, Any] = {
@@ -189,6 +195,8 @@ def configuration(shape: ModelShape, dtype: torch.dtype, end_of_text: int) -> di
     if style.local is not None:
         document["rope_parameters"] = {FULL: rotation, SLIDING: _said(style.local)}
         del document["rope_theta"]
+    if original is not None:
+        document |= {name: value for name, value in json.loads(original).items() if name in _SPECIAL}
     return document | _own(shape, family)
 
 
