@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from tessera_api.resolved_run import ResolvedDataset
-from tessera_api.training_run import TrainingRun
+from tessera_api.training_run import Method, TrainingRun
 
 Datasets = Mapping[str, ResolvedDataset]
 
@@ -17,7 +17,12 @@ Datasets = Mapping[str, ResolvedDataset]
 def unfit_data(run: TrainingRun, datasets: Datasets, origin: ResolvedDataset | None) -> str:
     """Everything that does not fit, in words; empty when all does. `origin`: any dataset of the run that this one
     starts from."""
-    problems = [*_too_short(run, datasets), *_other_tokenizers(run, datasets), *_other_origin(run, datasets, origin)]
+    problems = [
+        *_other_content(run, datasets),
+        *_too_short(run, datasets),
+        *_other_tokenizers(run, datasets),
+        *_other_origin(run, datasets, origin),
+    ]
     return "\n".join([f"run {run.metadata.name} cannot be trained on its datasets:", *problems]) if problems else ""
 
 
@@ -26,6 +31,14 @@ def shown_samples(run: TrainingRun, datasets: Datasets) -> list[str]:
     length = run.spec.data.sequence_length
     lines = []
     for name in dict.fromkeys(entry.dataset for entry in run.spec.data.mix):
+        if (learned := datasets[name].learned) is not None:
+            least = -(-datasets[name].tokens // (length + 1))
+            share = 100 * learned / datasets[name].tokens
+            lines.append(
+                f"dataset {name}: conversations of {datasets[name].tokens} tokens, {share:.1f} % of them learned; at"
+                f" least {least} samples of {length} tokens an epoch"
+            )
+            continue
         samples = (datasets[name].tokens - 1) // length
         left = datasets[name].tokens - 1 - samples * length
         lines.append(
@@ -34,11 +47,24 @@ def shown_samples(run: TrainingRun, datasets: Datasets) -> list[str]:
     return lines
 
 
+def _other_content(run: TrainingRun, datasets: Datasets) -> Iterator[str]:
+    """Conversations are for fine-tuning, and for nothing else."""
+    method = run.spec.method
+    for place, entry in enumerate(run.spec.data.mix):
+        of_chat = datasets[entry.dataset].learned is not None
+        if of_chat != (method is Method.FINETUNE):
+            holds = "conversations" if of_chat else "text"
+            yield (
+                f"  spec.data.mix[{place}].dataset: {entry.dataset} holds {holds}, and method is {method}: finetune"
+                " takes datasets of content chat, the other methods those of content text"
+            )
+
+
 def _too_short(run: TrainingRun, datasets: Datasets) -> Iterator[str]:
     needed = run.spec.data.sequence_length + 1
     for place, entry in enumerate(run.spec.data.mix):
         tokens = datasets[entry.dataset].tokens
-        if tokens < needed:
+        if tokens < needed and datasets[entry.dataset].learned is None:
             yield (
                 f"  spec.data.mix[{place}].dataset: {entry.dataset} has {tokens} training tokens, a sample of"
                 f" sequenceLength {needed - 1} needs {needed}: give it more documents, or lower"

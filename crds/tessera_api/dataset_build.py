@@ -32,7 +32,7 @@ from tessera_api.resource import (
 )
 from tessera_api.rules import Freeze, Rule, above, exactly_one
 
-DEFAULT_TEXT_FIELD = "text"
+DEFAULT_TEXT_FIELD, DEFAULT_MESSAGES_FIELD = "text", "messages"
 
 _LICENCE_WORD = r"\(*[A-Za-z0-9][-.+:A-Za-z0-9]*\)*"
 LICENCE_PATTERN = rf"^{_LICENCE_WORD}( (AND|OR|WITH) {_LICENCE_WORD})*$"
@@ -52,6 +52,20 @@ class Content(StrEnum):
     """What a dataset holds."""
 
     TEXT = "text"
+    """Documents, of which every token is learned."""
+    CHAT = "chat"
+    """Conversations, of which answers are learned."""
+
+
+class Learned(StrEnum):
+    """Which messages of a conversation are learned; the others are read only."""
+
+    ANSWERS = "Answers"
+    """All of the assistant."""
+    LAST_ANSWER = "LastAnswer"
+    """The last of them."""
+    MARKED = "Marked"
+    """Those of the assistant that have a field `train` that is true."""
 
 
 class SourceFormat(StrEnum):
@@ -104,6 +118,14 @@ class Source(Document):
     """How the documents are stored: a text file is one document, a jsonl line or a parquet row is one document."""
     text_field: Line | None = None
     """Field (jsonl) or column (parquet) that holds the text; text when absent."""
+    messages_field: Line | None = None
+    """Of conversations: field or column that holds the messages, a list of {role, content}; messages when absent."""
+    prompt_field: Line | None = None
+    """Of conversations of one prompt and one response: field or column that holds the prompt,"""
+    response_field: Line | None = None
+    """and the one that holds the response."""
+    learn: Learned | None = None
+    """Which messages of its conversations are learned: Answers (when absent), LastAnswer or Marked."""
     licence: Annotated[str, StringConstraints(max_length=256, pattern=LICENCE_PATTERN)]
     """Licence of the documents, an SPDX expression."""
     provenance: Provenance
@@ -118,6 +140,21 @@ class Source(Document):
             remedy="remove textField, or set format to jsonl or parquet",
             field_path="textField",
         ),
+        Rule(
+            cel="has(self.promptField) == has(self.responseField)",
+            reads=("promptField?", "responseField?"),
+            holds=lambda has_prompt, has_response: bool(has_prompt == has_response),
+            words="promptField and responseField must be given together",
+            remedy="give both, or neither",
+        ),
+        Rule(
+            cel="!has(self.promptField) || !has(self.messagesField)",
+            reads=("promptField?", "messagesField?"),
+            holds=lambda has_prompt, has_messages: not (has_prompt and has_messages),
+            words="promptField and messagesField exclude each other",
+            remedy="keep messagesField, or promptField and responseField",
+            field_path="messagesField",
+        ),
     )
 
     @property
@@ -125,12 +162,39 @@ class Source(Document):
         """Field or column that holds the text."""
         return DEFAULT_TEXT_FIELD if self.text_field is None else self.text_field
 
+    @property
+    def conversation_columns(self) -> tuple[str, ...]:
+        """Fields or columns that hold a conversation: one with messages, or prompt and response."""
+        if self.prompt_field is not None and self.response_field is not None:
+            return self.prompt_field, self.response_field
+        return (DEFAULT_MESSAGES_FIELD if self.messages_field is None else self.messages_field,)
+
+    @property
+    def learned(self) -> Learned:
+        """Which messages are learned."""
+        return Learned.ANSWERS if self.learn is None else self.learn
+
+    @property
+    def of_chat(self) -> bool:
+        """Whether anything is said that belongs to conversations."""
+        said = (self.messages_field, self.prompt_field, self.response_field, self.learn)
+        return any(each is not None for each in said)
+
 
 class TokenizerTraining(Document):
     """A byte-level BPE tokenizer that is trained on the training part of the documents."""
 
     vocabulary_size: Annotated[StrictInt, Field(ge=300, le=1_048_576)]
     """Tokens in the vocabulary."""
+
+
+class ChatTemplate(Document):
+    """A chat template, as a model's folder has it."""
+
+    uri: Uri
+    """A chat_template.jinja, or a tokenizer_config.json with a chat_template in it."""
+    sha256: Sha256
+    """Digest of that file, hexadecimal."""
 
 
 class TokenizerSpec(Document):
@@ -142,8 +206,18 @@ class TokenizerSpec(Document):
     """A tokenizer.json of the Hugging Face tokenizers library."""
     sha256: Sha256 | None = None
     """Digest of that file, hexadecimal."""
+    chat_template: ChatTemplate | None = None
+    """How its model writes conversations; for content chat."""
 
     RULES = (
+        Rule(
+            cel="!has(self.chatTemplate) || has(self.uri)",
+            reads=("chatTemplate?", "uri?"),
+            holds=lambda has_template, has_uri: has_uri or not has_template,
+            words="a chatTemplate belongs to a tokenizer that there is",
+            remedy="give the uri and sha256 of the tokenizer that it was made for",
+            field_path="chatTemplate",
+        ),
         exactly_one("train", "uri", "keep one of them: a tokenizer to train, or one to read"),
         Rule(
             cel="has(self.uri) == has(self.sha256)",
@@ -191,6 +265,36 @@ class DatasetBuildSpec(Document):
     workers: Annotated[StrictInt, Field(ge=1, le=256)] = 1
     """Pods that build at a time, on a cluster; the dataset is the same with any number."""
 
+    RULES = (
+        Rule(
+            cel="(self.content == 'chat') == has(self.tokenizer.chatTemplate)",
+            reads=("content", "tokenizer.chatTemplate?"),
+            holds=lambda content, has_template: (content is Content.CHAT) == has_template,
+            words="content {content} and tokenizer.chatTemplate do not go together",
+            remedy="give tokenizer.chatTemplate for content chat, and for no other",
+            field_path="tokenizer",
+        ),
+        Rule(
+            cel="self.content == 'chat' || !self.sources.exists(s,"
+            " has(s.messagesField) || has(s.promptField) || has(s.learn))",
+            reads=("content", "sources"),
+            holds=lambda content, sources: content is Content.CHAT or not any(source.of_chat for source in sources),
+            words="messagesField, promptField, responseField and learn are of content chat, and content is {content}",
+            remedy="remove them, or set content to chat",
+            field_path="sources",
+        ),
+        Rule(
+            cel="self.content != 'chat' || !self.sources.exists(s, s.format == 'text' || has(s.textField))",
+            reads=("content", "sources"),
+            holds=lambda content, sources: (
+                content is not Content.CHAT
+                or not any(source.format is SourceFormat.TEXT or source.text_field is not None for source in sources)
+            ),
+            words="conversations come as jsonl or parquet, without a textField",
+            remedy="set format to jsonl or parquet, and name messagesField, or promptField and responseField",
+            field_path="sources",
+        ),
+    )
     FREEZES = tuple(
         Freeze(field, _NEW_BUILD) for field in ("sources", "content", "tokenizer", "heldOut", "output", "workers")
     )
@@ -224,6 +328,8 @@ class DatasetBuildStatus(Document):
     """Documents in the dataset."""
     tokens: _Count | None = None
     """Tokens in the dataset."""
+    learned: _Count | None = None
+    """Those of them that are learned, where the dataset holds conversations."""
     fingerprint: Sha256 | None = None
     """Digest of everything that decides the dataset's bytes."""
     manifest: Uri | None = None

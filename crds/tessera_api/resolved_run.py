@@ -42,6 +42,8 @@ class ResolvedDataset(Record):
     """Tokens that the tokenizer knows."""
     tokens: Count
     """For training, held-out documents not counted."""
+    learned: Count | None = None
+    """Of conversations: those that are learned."""
 
 
 class ResolvedOrigin(Record):

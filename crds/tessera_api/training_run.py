@@ -51,6 +51,8 @@ class Method(StrEnum):
     """From the next token of every document."""
     CONTINUE = "continue"
     """The same, of a model that there is: on other data, with a learning rate that rises again."""
+    FINETUNE = "finetune"
+    """Answers of conversations, by a model that there is."""
 
 
 class ScheduleKind(StrEnum):
@@ -315,7 +317,8 @@ class TrainingRunSpec(Document):
     method: Method
     """What kind of training it is: pretrain, or continue (of the model in model.from: the learning rate rises again,
     and what the model makes of each dataset's held-out documents is told before and after; give data that it knew
-    before a share in data.mix, and it forgets less)."""
+    before a share in data.mix, and it forgets less), or finetune (of the model in model.from, on datasets of
+    conversations: answers are learned)."""
     model: ModelSpec
     """The model to train."""
     data: DataSpec
@@ -360,18 +363,18 @@ class TrainingRunSpec(Document):
     )
     RULES = (
         Rule(
-            cel="self.method != 'continue' || has(self.model.from)",
+            cel="self.method == 'pretrain' || has(self.model.from)",
             reads=("method", "model.from?"),
-            holds=lambda method, has_from: method is not Method.CONTINUE or has_from,
-            words="method continue has no model to go on with",
+            holds=lambda method, has_from: method is Method.PRETRAIN or has_from,
+            words="method {method} has no model to begin with",
             remedy="give model.from, or set method to pretrain",
             field_path="model",
         ),
         Rule(
-            cel="self.method != 'continue' || self.training.schedule.warmupSteps > 0",
+            cel="self.method == 'pretrain' || self.training.schedule.warmupSteps > 0",
             reads=("method", "training.schedule.warmupSteps"),
-            holds=lambda method, warmup: method is not Method.CONTINUE or warmup > 0,
-            words="method continue begins with new moments of the optimizer, and warmupSteps is"
+            holds=lambda method, warmup: method is Method.PRETRAIN or warmup > 0,
+            words="method {method} begins with new moments of the optimizer, and warmupSteps is"
             " {training.schedule.warmupSteps}",
             remedy="set training.schedule.warmupSteps to 1 or more",
             field_path="training.schedule.warmupSteps",

@@ -42,6 +42,7 @@ class Built(Record):
     tokenizer_sha256: str
     vocabulary: int
     tokens: int
+    learned: int | None = None
     sources: dict[str, dict[str, int]] = {}
     """Documents of each source: read, held out, for training, and dropped by cause."""
 
@@ -62,6 +63,7 @@ def build(spec: DatasetBuild, place: Workplace, programs: Programs, say: Callabl
             tokenizer_sha256=built.tokenizer_sha256,
             vocabulary=built.vocabulary,
             tokens=built.tokens,
+            learned=built.learned,
         )
         open_store(place.datasets.as_uri()).put(place.dataset_result(name).name, dataset.canonical() + b"\n")
     say(f"dataset {name}: {dataset.manifest}, fingerprint {dataset.fingerprint[:12]}")

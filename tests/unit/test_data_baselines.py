@@ -47,7 +47,7 @@ def build_in(folder: Path) -> Built:
 def texts_of(dataset: Dataset, encoder: Encoder, split: Split) -> list[str]:
     """The documents of a split in order, found by their tokens."""
     info = dataset.manifest.splits[split]
-    row = dataset.stream(split, 1).span(0, info.tokens)
+    row = dataset.row(split).span(0, info.tokens)
     documents = np.split(row, np.flatnonzero(row == info_end(dataset)) + 1)[:-1]
     known = {tuple(tokens.tolist()): text for text, tokens in zip(TEXTS, encoder.encode(TEXTS), strict=True)}
     return [known[tuple(document.tolist())] for document in documents]

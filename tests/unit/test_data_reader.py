@@ -55,7 +55,9 @@ def write_dataset(folder: Path, shards: Sequence[Sequence[Sequence[int]]], dtype
 
 
 def open_stream(folder: Path, shards: Sequence[Sequence[Sequence[int]]], length: int) -> TokenStream:
-    return Dataset.open(write_dataset(folder, shards), folder / "cache").stream(Split.TRAIN, length)
+    stream = Dataset.open(write_dataset(folder, shards), folder / "cache").stream(Split.TRAIN, length)
+    assert isinstance(stream, TokenStream)
+    return stream
 
 
 def expected_rows(texts: Sequence[Sequence[int]], length: int) -> tuple[list[list[int]], list[list[int]]]:

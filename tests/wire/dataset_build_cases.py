@@ -16,6 +16,19 @@ def _sources(**fields: Any) -> list[dict[str, Any]]:
     return [{**_SOURCE, **fields}]
 
 
+_TOKENIZER = {"uri": "s3://models/t.json", "sha256": "0" * 64}
+_TEMPLATE = {"uri": "s3://models/chat_template.jinja", "sha256": "1" * 64}
+_CHAT = {
+    "spec.content": "chat",
+    "spec.sources": _sources(format="jsonl"),
+    "spec.tokenizer": _TOKENIZER | {"chatTemplate": _TEMPLATE},
+}
+
+
+def _chat(bad: dict[str, Any], words: str, good: dict[str, Any], blamed: str) -> Case:
+    return Case(DATASET_BUILD, _CHAT | bad, blamed, words, _CHAT | good)
+
+
 RULES = (
     Case(DATASET_BUILD, {"metadata.name": "a.b"}, "metadata.name", f"metadata.name is a.b: {NAME_WORDS}", {}),
     _build(
@@ -39,6 +52,49 @@ RULES = (
         {"uri": "s3://models/t.json", "sha256": "f" * 64},
     ),
     _build(
+        "spec.tokenizer",
+        {"train": {"vocabularySize": 300}, "chatTemplate": _TEMPLATE},
+        "a chatTemplate belongs to a tokenizer that there is",
+        {"train": {"vocabularySize": 300}},
+        "spec.tokenizer.chatTemplate",
+    ),
+    _chat(
+        {"spec.tokenizer": _TOKENIZER},
+        "content chat and tokenizer.chatTemplate do not go together",
+        {},
+        "spec.tokenizer",
+    ),
+    _build(
+        "spec.tokenizer",
+        _TOKENIZER | {"chatTemplate": _TEMPLATE},
+        "content text and tokenizer.chatTemplate do not go together",
+        _TOKENIZER,
+    ),
+    _build(
+        "spec.sources",
+        _sources(format="jsonl", learn="LastAnswer"),
+        "messagesField, promptField, responseField and learn are of content chat, and content is text",
+        _sources(format="jsonl"),
+    ),
+    _chat(
+        {"spec.sources": _sources()},
+        "conversations come as jsonl or parquet, without a textField",
+        {"spec.sources": _sources(format="parquet", messagesField="talk", learn="Marked")},
+        "spec.sources",
+    ),
+    _chat(
+        {"spec.sources": _sources(format="jsonl", promptField="ask")},
+        "promptField and responseField must be given together",
+        {"spec.sources": _sources(format="jsonl", promptField="ask", responseField="say")},
+        "spec.sources[0]",
+    ),
+    _chat(
+        {"spec.sources": _sources(format="jsonl", promptField="ask", responseField="say", messagesField="talk")},
+        "promptField and messagesField exclude each other",
+        {"spec.sources": _sources(format="jsonl", messagesField="talk")},
+        "spec.sources[0].messagesField",
+    ),
+    _build(
         "spec.heldOut",
         {"share": "0.6"},
         "share is 0.6: it must be above 0 and at most 0.5",
@@ -49,7 +105,19 @@ RULES = (
 )
 
 _BOUNDS = (
-    _build("spec.content", "chat", 'Unsupported value: "chat": supported values: "text"', "text"),
+    _build("spec.content", "images", 'Unsupported value: "images": supported values: "text", "chat"', "text"),
+    _chat(
+        {"spec.sources": _sources(format="jsonl", learn="Some")},
+        'Unsupported value: "Some": supported values: "Answers", "LastAnswer", "Marked"',
+        {"spec.sources": _sources(format="jsonl", learn="Answers")},
+        "spec.sources[0].learn",
+    ),
+    _chat(
+        {"spec.tokenizer": _TOKENIZER | {"chatTemplate": {"uri": "s3://models/t"}}},
+        "Required value",
+        {"spec.tokenizer": _TOKENIZER | {"chatTemplate": {"uri": "s3://models/t", "sha256": "2" * 64}}},
+        "spec.tokenizer.chatTemplate.sha256",
+    ),
     _build("spec.sources", [], "should have at least 1 items", [_SOURCE]),
     _build("spec.sources", _MANY_SOURCES, "Too many: 65: must have at most 64 items", _MANY_SOURCES[:64]),
     _build(

@@ -100,8 +100,15 @@ RULES = (
         TRAINING_RUN,
         {"spec.method": "continue", "spec.model": {"recipe": "llama-1m"}},
         "spec.model",
-        "method continue has no model to go on with",
+        "method continue has no model to begin with",
         {"spec.method": "continue", "spec.model": {"from": {"run": "tiny"}}},
+    ),
+    Case(
+        TRAINING_RUN,
+        {"spec.method": "finetune", "spec.model": {"recipe": "llama-1m"}},
+        "spec.model",
+        "method finetune has no model to begin with",
+        {"spec.method": "finetune", "spec.model": {"from": {"uri": "s3://models/base"}}},
     ),
     Case(
         TRAINING_RUN,
@@ -124,8 +131,8 @@ RULES = (
 _BOUNDS = (
     _run(
         "spec.method",
-        "finetune",
-        'Unsupported value: "finetune": supported values: "pretrain", "continue"',
+        "align",
+        'Unsupported value: "align": supported values: "pretrain", "continue", "finetune"',
         "pretrain",
     ),
     _run(

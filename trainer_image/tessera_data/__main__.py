@@ -110,6 +110,7 @@ def _summary(built: Built) -> dict[str, Any]:
         "tokenizer_sha256": manifest.tokenizer.sha256,
         "vocabulary": manifest.tokenizer.vocabulary_size,
         "tokens": manifest.splits[Split.TRAIN].tokens,
+        "learned": manifest.splits[Split.TRAIN].learned,
         "splits": {
             split.value: {"documents": info.documents, "tokens": info.tokens, "bytes": info.text_bytes}
             for split, info in manifest.splits.items()

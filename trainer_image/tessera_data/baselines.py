@@ -85,7 +85,7 @@ def _texts(dataset: Dataset, split: Split, limit: int) -> Iterator[NDArray[np.ui
 def _documents(dataset: Dataset, split: Split) -> Iterator[NDArray[np.int32]]:
     """The tokens of each document, without its last."""
     total = dataset.manifest.splits[split].tokens
-    stream = dataset.stream(split, 1)
+    stream = dataset.row(split)
     held = np.zeros(0, np.int32)
     for start in range(0, total, READ_TOKENS):
         row = np.concatenate([held, stream.span(start, min(start + READ_TOKENS, total))])

@@ -22,7 +22,6 @@ from tessera_data.plan import CHUNK_BYTES, Plan, make_plan, share_digests
 from tessera_data.publish import SHARD_BYTES, Standing, cuts, make_manifest, publish, write_shard
 from tessera_data.shards import ShardInfo
 from tessera_data.team import Alone, BuiltElsewhere, Task, Team, Workers
-from tessera_data.tokenizer import Encoder
 from tessera_data.workspace import Workspace
 from tessera_store import ObjectMissing, Store, open_store
 
@@ -138,7 +137,7 @@ class _Work:
     def _stage(self, stage: Stage, tasks: Sequence[Task]) -> None:
         self.workers.complete(tasks, self.workspace, partial(self.progress, stage))
 
-    def _encode_all(self) -> Encoder:
+    def _encode_all(self) -> encode.AnyEncoder:
         plan, workspace = self.plan, self.workspace
         chunks = plan.chunks
         self._stage(
@@ -163,9 +162,10 @@ class _Work:
                 for chunk in chunks
             ],
         )
+        encode.require_tokens(plan, workspace)
         return encoder
 
-    def _write_shards(self, encoder: Encoder, shard_bytes: int) -> dict[Split, tuple[ShardInfo, ...]]:
+    def _write_shards(self, encoder: encode.AnyEncoder, shard_bytes: int) -> dict[Split, tuple[ShardInfo, ...]]:
         standing = Standing(self.output, self.plan.folder)
         most_tokens = shard_bytes // encoder.dtype.itemsize
         wanted = [cut for split in Split for cut in cuts(self.plan, split, most_tokens, self.workspace)]
@@ -176,7 +176,7 @@ class _Work:
             shards[cut.split].append(ShardInfo(*self.workspace.record(cut.task)))
         return {split: tuple(infos) for split, infos in shards.items()}
 
-    def _publish(self, encoder: Encoder, shards: dict[Split, tuple[ShardInfo, ...]]) -> Manifest:
+    def _publish(self, encoder: encode.AnyEncoder, shards: dict[Split, tuple[ShardInfo, ...]]) -> Manifest:
         manifest = make_manifest(self.plan, encoder, shards, self.workspace)
         publish(manifest, self.workspace.path(TOKENIZER).read_bytes(), self.output, self.plan.folder)
         self.workspace.write_record(PUBLISHED, {})

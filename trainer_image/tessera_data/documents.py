@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
-from typing import Any, assert_never
+from typing import TYPE_CHECKING, Any, assert_never
 
-from tessera_api.dataset_build import SourceFormat
+from tessera_api.dataset_build import Content, SourceFormat
+from tessera_data.conversations import Conversations, Unusable
 from tessera_data.refusal import Refused
 from tessera_data.sources import BUFFER_BYTES, SourceFile, SourceFolder, Span
+
+if TYPE_CHECKING:
+    from pyarrow import RecordBatch
 
 TEXT_VERSION = "newlines-1"
 
@@ -39,6 +43,10 @@ class Drop(StrEnum):
     """A line that is not a JSON object."""
     NO_TEXT = "noText"
     """The text field is missing, null or not a string."""
+    NO_CONVERSATION = "noConversation"
+    """There are no messages, or what there is are none."""
+    NOTHING_LEARNED = "nothingLearned"
+    """No message of it is to be learned."""
     TOO_LONG = "tooLong"
     """More than MOST_BYTES."""
 
@@ -58,8 +66,12 @@ def _documents(folder: SourceFolder, span: Span) -> Iterator[str | Drop]:
             case SourceFormat.TEXT:
                 yield _whole(folder, span.file, file) if span.file.size <= MOST_BYTES else Drop.TOO_LONG
             case SourceFormat.JSONL:
+                read = _reading(folder)
                 for line in owned_lines(file, span.start, span.stop):
-                    yield line if isinstance(line, Drop) else _parsed(line, folder.source.text_column)
+                    record = line if isinstance(line, Drop) else _parsed(line)
+                    yield record if isinstance(record, Drop) else read(record)
+            case SourceFormat.PARQUET if folder.content is Content.CHAT:
+                yield from map(_reading(folder), _records(folder, file, span))
             case SourceFormat.PARQUET:
                 for value in _rows(folder, file, span):
                     yield Drop.NO_TEXT if value is None else _text(value)
@@ -99,17 +111,34 @@ def _finish_line(file: io.BufferedReader) -> int:
     return passed
 
 
-def _parsed(line: bytes, field: str) -> str | Drop:
+def _reading(folder: SourceFolder) -> Callable[[Mapping[str, Any]], str | Drop]:
+    """From a record to its document."""
+    if folder.content is Content.CHAT:
+        conversations = Conversations(folder.source)
+
+        def conversation(record: Mapping[str, Any]) -> str | Drop:
+            found = conversations.canonical(record)
+            if isinstance(found, str):
+                return found if len(found) <= MOST_BYTES else Drop.TOO_LONG
+            return {Unusable.NO_MESSAGES: Drop.NO_CONVERSATION, Unusable.NOTHING_LEARNED: Drop.NOTHING_LEARNED}[found]
+
+        return conversation
+
+    def text(record: Mapping[str, Any]) -> str | Drop:
+        found = record.get(folder.source.text_column)
+        return _normalised(found) if isinstance(found, str) else Drop.NO_TEXT
+
+    return text
+
+
+def _parsed(line: bytes) -> dict[str, Any] | Drop:
     import orjson
 
     try:
         record = orjson.loads(line)
     except orjson.JSONDecodeError:
         return Drop.UNPARSABLE if _decoded(line) is not None else Drop.UNDECODABLE
-    if not isinstance(record, dict):
-        return Drop.UNPARSABLE
-    text = record.get(field)
-    return _normalised(text) if isinstance(text, str) else Drop.NO_TEXT
+    return record if isinstance(record, dict) else Drop.UNPARSABLE
 
 
 def _decoded(data: bytes) -> str | None:
@@ -132,7 +161,24 @@ def _normalised(text: str) -> str | Drop:
 
 
 def _rows(folder: SourceFolder, file: io.BufferedReader, span: Span) -> Iterator[bytes | None]:
-    """The text column of the span's row groups, as it is stored. In memory: a page of it, and rows of BATCH_BYTES."""
+    """The text column of the span's row groups, as it is stored."""
+    import pyarrow
+
+    for batch in _batches(folder, file, span):
+        column = batch.column(0)
+        if pyarrow.types.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        yield from column.cast(pyarrow.large_binary()).to_pylist()
+
+
+def _records(folder: SourceFolder, file: io.BufferedReader, span: Span) -> Iterator[dict[str, Any]]:
+    """The columns of conversations in the span's row groups, row by row."""
+    for batch in _batches(folder, file, span):
+        yield from batch.to_pylist()
+
+
+def _batches(folder: SourceFolder, file: io.BufferedReader, span: Span) -> Iterator[RecordBatch]:
+    """The columns that are read. In memory: a page of each, and rows of BATCH_BYTES."""
     import pyarrow
     from pyarrow import parquet
 
@@ -142,39 +188,44 @@ def _rows(folder: SourceFolder, file: io.BufferedReader, span: Span) -> Iterator
         for group in range(span.start, span.stop):
             facts = opened.metadata.row_group(group)
             rows = BATCH_BYTES * facts.num_rows // max(1, facts.total_byte_size)
-            for batch in opened.iter_batches(min(MOST_ROWS, max(1, rows)), [group], [folder.source.text_column]):
-                column = batch.column(0)
-                if pyarrow.types.is_dictionary(column.type):
-                    column = column.dictionary_decode()
-                yield from column.cast(pyarrow.large_binary()).to_pylist()
+            yield from opened.iter_batches(min(MOST_ROWS, max(1, rows)), [group], list(folder.columns))
     except (pyarrow.ArrowInvalid, OSError) as error:
         raise _broken(folder, span.file, error) from error
 
 
 def parquet_row_groups(folder: SourceFolder, file: SourceFile) -> list[int]:
-    """The bytes of each row group of a Parquet file. Refused if it is none, or lacks the text column."""
+    """The bytes of each row group of a Parquet file. Refused if it is none, or lacks a column that is read."""
     import pyarrow
     from pyarrow import parquet
 
-    field = folder.source.text_column
     with folder.open(file) as opened:
         try:
             footer = parquet.ParquetFile(opened)
         except (pyarrow.ArrowInvalid, OSError) as error:
             raise _broken(folder, file, error) from error
         schema = footer.schema_arrow
-        if field not in schema.names:
-            raise _without(folder, file, schema.names)
-        kind = schema.field(field).type
-        kind = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
-        if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
-            where = f"source {folder.source.name}, file {file.name}"
-            raise Refused(where, f"column {field} holds {kind}", "name a column of strings in textField")
+        for field in folder.columns:
+            if field not in schema.names:
+                raise _without(folder, file, schema.names)
+            _judge_column(folder, file, field, schema.field(field).type)
         return [footer.metadata.row_group(group).total_byte_size for group in range(footer.num_row_groups)]
 
 
+def _judge_column(folder: SourceFolder, file: SourceFile, field: str, kind: Any) -> None:
+    import pyarrow
+
+    kind = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
+    if len(folder.columns) == 1 and folder.content is Content.CHAT:
+        fits, wanted = pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind), "lists in messagesField"
+    else:
+        fits, wanted = pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind), "strings in textField"
+    if not fits:
+        where = f"source {folder.source.name}, file {file.name}"
+        raise Refused(where, f"column {field} holds {kind}", f"name a column of {wanted}")
+
+
 def probe_fields(folder: SourceFolder, files: Sequence[SourceFile]) -> None:
-    """Refused if a JSONL source's first records lack the text field altogether: found before any work is done."""
+    """Refused if a JSONL source's first records lack a field altogether: found before any work is done."""
     if folder.source.format is not SourceFormat.JSONL:
         return
     import orjson
@@ -189,7 +240,7 @@ def probe_fields(folder: SourceFolder, files: Sequence[SourceFile]) -> None:
             except orjson.JSONDecodeError:
                 continue  # dropped and counted later; perhaps just cut by the probe's length
             seen.update(record if isinstance(record, dict) else ())
-        if folder.source.text_column in seen:
+        if seen.issuperset(folder.columns):
             return
         if seen:
             raise _without(folder, file, sorted(seen))
@@ -198,8 +249,11 @@ def probe_fields(folder: SourceFolder, files: Sequence[SourceFile]) -> None:
 def _without(folder: SourceFolder, file: SourceFile, names: Sequence[str]) -> Refused:
     return Refused(
         f"source {folder.source.name}, file {file.name}",
-        f"there is no field {folder.source.text_column!r}, only {', '.join(names[:20])}",
-        "name the field that holds the text in textField",
+        f"there is no field {next(name for name in folder.columns if name not in names)!r}, only"
+        f" {', '.join(names[:20])}",
+        "name the fields that hold a conversation (messagesField, or promptField and responseField)"
+        if folder.content is Content.CHAT
+        else "name the field that holds the text in textField",
     )
 
 

@@ -42,7 +42,7 @@ def ingest(plan: Plan, chunk: Chunk, workspace: Workspace) -> None:
     name = task(chunk.number)
     if workspace.done(name):
         return
-    folder = open_folder(plan.build.spec.sources[chunk.source], plan.files[chunk.source])
+    folder = open_folder(plan.build.spec.sources[chunk.source], plan.files[chunk.source], plan.build.spec.content)
     drops: Counter[str] = Counter()
     hashes = bytearray()
     lengths: list[int] = []

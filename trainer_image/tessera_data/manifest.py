@@ -35,6 +35,8 @@ class SplitInfo:
     text_bytes: int
     """Of the documents' normalised UTF-8, end-of-text tokens not counted: bits per byte divide by it."""
     shards: tuple[ShardInfo, ...]
+    learned: int | None = None
+    """Tokens that are learned, of conversations; their text alone is in `text_bytes`. None: all are."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,18 @@ class Manifest:
     splits: Mapping[Split, SplitInfo]
     build: Mapping[str, Any]
 
+    @property
+    def of_chat(self) -> bool:
+        """Whether its documents are conversations."""
+        return self.splits[Split.TRAIN].learned is not None
+
     def encode(self) -> bytes:
         """Canonical JSON: the same manifest has the same bytes everywhere."""
-        return (json.dumps({"format": FORMAT, **asdict(self)}, sort_keys=True, separators=(",", ":")) + "\n").encode()
+        document = {"format": FORMAT, **asdict(self)}
+        for split in document["splits"].values():
+            if split["learned"] is None:
+                del split["learned"]
+        return (json.dumps(document, sort_keys=True, separators=(",", ":")) + "\n").encode()
 
     @staticmethod
     def decode(data: bytes, where: str) -> Manifest:

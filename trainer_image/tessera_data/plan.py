@@ -12,9 +12,11 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from typing import Any, assert_never
 
-from tessera_api.dataset_build import DatasetBuild, Source, SourceFormat
+from tessera_api.dataset_build import Content, DatasetBuild, Source, SourceFormat
+from tessera_data.chat_template import TEMPLATE_VERSION, pinned_template
 from tessera_data.documents import TEXT_VERSION, parquet_row_groups, probe_fields
 from tessera_data.manifest import FORMAT
 from tessera_data.sources import SourceFile, SourceFolder, Span
@@ -69,10 +71,12 @@ def make_plan(build: DatasetBuild, notes: Workspace, chunk_bytes: int = CHUNK_BY
     """
     if build.spec.tokenizer.train is None:
         pinned_encoder(build.spec.tokenizer)  # a wrong one is refused before any work
+    if build.spec.tokenizer.chat_template is not None:
+        pinned_template(build.spec.tokenizer.chat_template, ())
     files = []
     spans: list[tuple[int, Span, int]] = []
     for number, source in enumerate(build.spec.sources):
-        folder = SourceFolder(source)
+        folder = SourceFolder(source, build.spec.content)
         files.append(_digested(folder, notes))
         probe_fields(folder, files[-1])
         spans += [(number, span, size) for span, size in _spans(folder, files[-1], chunk_bytes)]
@@ -84,10 +88,18 @@ def _identity(build: DatasetBuild, files: Sequence[Sequence[SourceFile]]) -> dic
     spec = build.spec.model_dump(mode="json", by_alias=True, exclude={"output", "workers"})
     # One number can be written in many ways, and a field that is left out equals its default.
     spec["heldOut"] = str(build.spec.held_out.share.normalize())
+    chat = build.spec.content is Content.CHAT
     for entry, source in zip(spec["sources"], build.spec.sources, strict=True):
+        for field in ("messagesField", "promptField", "responseField", "learn"):
+            del entry[field]
         entry["textField"] = source.text_column
+        if chat:
+            entry |= {"columns": source.conversation_columns, "learn": source.learned}
+    if not chat:
+        del spec["tokenizer"]["chatTemplate"]
+    versions = [BUILD_VERSION, FORMAT, TEXT_VERSION, library_version()]
     return {
-        "versions": [BUILD_VERSION, FORMAT, TEXT_VERSION, library_version()],
+        "versions": [*versions, TEMPLATE_VERSION, f"jinja2 {version('jinja2')}"] if chat else versions,
         "name": build.metadata.name,
         "spec": spec,
         "files": [[[file.name, file.size, file.sha256] for file in source] for source in files],

@@ -17,10 +17,11 @@ import numpy as np
 
 from tessera_data import encode, ingest
 from tessera_data.documents import TEXT_VERSION
+from tessera_data.encode import AnyEncoder
 from tessera_data.manifest import MANIFEST, TOKENIZER, Manifest, Split, SplitInfo
 from tessera_data.plan import BUILD_VERSION, Plan
 from tessera_data.shards import ShardInfo, ShardWriter
-from tessera_data.tokenizer import Encoder, library_version
+from tessera_data.tokenizer import library_version
 from tessera_data.workspace import Workspace
 from tessera_store import ObjectExists, Store
 
@@ -140,7 +141,7 @@ def _copy(piece: Slice, split: Split, writer: ShardWriter, dtype: Any, workspace
 
 
 def make_manifest(
-    plan: Plan, encoder: Encoder, shards: Mapping[Split, tuple[ShardInfo, ...]], workspace: Workspace
+    plan: Plan, encoder: AnyEncoder, shards: Mapping[Split, tuple[ShardInfo, ...]], workspace: Workspace
 ) -> Manifest:
     """What the build found. Depends on nothing but the fingerprint's inputs."""
     records = [workspace.record(encode.task(chunk.number)) for chunk in plan.chunks]
@@ -155,7 +156,8 @@ def make_manifest(
 
 def _split_info(counts: list[dict[str, int]], shards: tuple[ShardInfo, ...]) -> SplitInfo:
     documents, tokens, text_bytes = (sum(count[key] for count in counts) for key in ("documents", "tokens", "bytes"))
-    return SplitInfo(documents, tokens, text_bytes, shards)
+    learned = sum(count["learned"] for count in counts) if "learned" in counts[0] else None
+    return SplitInfo(documents, tokens, text_bytes, shards, learned)
 
 
 def _source(plan: Plan, number: int, workspace: Workspace) -> dict[str, Any]:
@@ -178,6 +180,7 @@ def _count(ingested: dict[str, Any], encoded: dict[str, Any], counts: dict[str, 
         "read": ingested["documents"] + sum(ingested["drops"].values()),
         **ingested["drops"],
         "duplicate": encoded["duplicates"]["documents"],
+        **{cause: encoded[cause]["documents"] for cause in ("notFollowed",) if cause in encoded},
         **{split.value: encoded[split.value]["documents"] for split in Split},
     }
     for cause, count in found.items():

@@ -16,8 +16,9 @@ import numpy as np
 
 from tessera_data.manifest import MANIFEST, TOKENIZER, Manifest, Split
 from tessera_data.order import Located, Order
+from tessera_data.packed_stream import PackedStream
 from tessera_data.pieces import FetchedPieces, LocalPieces, Pieces
-from tessera_data.stream import Batch, Integers, TokenStream
+from tessera_data.stream import Batch, Integers, Stream, TokenStream
 from tessera_store import Store, open_store
 
 RUN_POSITIONS = 1024
@@ -47,9 +48,16 @@ class Dataset:
             pieces = LocalPieces(Path(unquote(local.path)))
         return Dataset(manifest, store, pieces)
 
-    def stream(self, split: Split, sequence_length: int) -> TokenStream:
-        """One split as samples. ValueError if it is too short for one."""
+    def stream(self, split: Split, sequence_length: int) -> Stream:
+        """One split as samples: cut out of its row, or of conversations packed. ValueError if it is too short for
+        one."""
+        if self.manifest.of_chat:
+            return PackedStream(self.row(split), sequence_length, self.manifest.tokenizer.end_of_text)
         return TokenStream(self.manifest.splits[split], self.manifest.dtype, self.pieces, sequence_length)
+
+    def row(self, split: Split) -> TokenStream:
+        """One split as one row of tokens. ValueError if it has fewer than two."""
+        return TokenStream(self.manifest.splits[split], self.manifest.dtype, self.pieces, 1)
 
     def tokenizer(self) -> bytes:
         """The tokenizer.json that the tokens were made with."""
@@ -67,7 +75,7 @@ class LocatedBatch:
 class Reader:
     """Samples by position. `streams` stand for the components of `order`, one for one."""
 
-    def __init__(self, order: Order, streams: Sequence[TokenStream]) -> None:
+    def __init__(self, order: Order, streams: Sequence[Stream]) -> None:
         for component, stream in zip(order.components, streams, strict=True):
             if component.samples != stream.samples:
                 raise ValueError(

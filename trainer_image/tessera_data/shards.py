@@ -1,7 +1,8 @@
 """Shards: the files that tokens lie in, and the index beside each.
 
 A shard is two objects, named by the sha256 of their bytes:
-- `tokens`: flat little-endian uint16 or uint32 token ids, whole documents, each ending with the end-of-text token;
+- `tokens`: flat little-endian uint16 or uint32 token ids, whole documents, each ending with the end-of-text token; of
+  conversations uint32, as their template ends them, with LEARNED in those that are learned;
 - `index`: MAGIC, the number of documents and of blocks (uint64), the end of each document (uint64, in tokens of this
   shard, ascending, the last one is the shard's length), and the CRC-32 of each BLOCK_BYTES of the tokens (uint32),
   little-endian.
@@ -21,6 +22,8 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+LEARNED = np.uint32(1 << 31)
+"""Of a token in a dataset of conversations: it is to be predicted; the others are only read."""
 BLOCK_BYTES = 1 << 20
 MAGIC = b"TESSIDX1"
 _REMEDY = "restore it (or empty the cache, if it was fetched), or delete it and build the dataset again"

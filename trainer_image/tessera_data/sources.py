@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-from tessera_api.dataset_build import Source
+from tessera_api.dataset_build import Content, Source
 from tessera_data.refusal import Refused
 from tessera_store import ObjectInfo, ObjectMissing, Store, open_store
 
@@ -47,9 +47,14 @@ class Span:
 class SourceFolder:
     """The files of one source, readable."""
 
-    def __init__(self, source: Source) -> None:
-        self.source = source
+    def __init__(self, source: Source, content: Content = Content.TEXT) -> None:
+        self.source, self.content = source, content
         self._store = _open(source.uri, source)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Fields or columns that are read."""
+        return self.source.conversation_columns if self.content is Content.CHAT else (self.source.text_column,)
 
     def files(self) -> list[ObjectInfo]:
         """What the source's patterns match, in order of name. Refused if that is nothing, or compressed."""
@@ -112,9 +117,9 @@ class SourceFolder:
         return io.BufferedReader(_Ranges(self._store, file.name, file.size), BUFFER_BYTES)
 
 
-def open_folder(source: Source, files: Sequence[SourceFile]) -> SourceFolder:
+def open_folder(source: Source, files: Sequence[SourceFile], content: Content = Content.TEXT) -> SourceFolder:
     """The folder of a source whose files are known already."""
-    folder = SourceFolder(source)
+    folder = SourceFolder(source, content)
     if [file.name for file in files] == [parent_and_name(source.uri)[1]]:
         folder.files()  # it may be a single file: then its store is the folder above
     return folder

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +20,33 @@ from tessera_data.shards import BLOCK_BYTES, CorruptShard, ShardIndex, ShardInfo
 Integers = NDArray[np.int64]
 
 
+class Stream(Protocol):
+    """One split as samples."""
+
+    @property
+    def sequence_length(self) -> int:
+        """T."""
+
+    @property
+    def samples(self) -> int:
+        """How many there are."""
+
+    def read(self, samples: Integers) -> Batch:
+        """The samples of these numbers (below `samples`). Raises CorruptShard and tessera_store's errors."""
+
+    def expect(self, samples: Integers) -> None:
+        """Says that these samples will be read soon."""
+
+    def read_wrong_bit(self) -> None:
+        """A drill: the first block comes with one. Raises CorruptShard."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """Some samples, in the order asked for."""
 
     tokens: NDArray[np.int32]
-    """[samples, T + 1]"""
+    """[samples, T + 1]; of conversations with LEARNED, which makes them negative."""
     starts: NDArray[np.int32]
     """Columns (1 to T) at which a document starts, sample after sample. Column 0 starts a segment in any case: a
     document, or the later part of a cut one, which has no earlier context."""
@@ -79,6 +100,21 @@ class TokenStream:
         starts = np.concatenate(found) if found else np.zeros(0, np.int64)
         return Batch(tokens, starts.astype(np.int32), offsets)
 
+    def document_ends(self) -> Integers:
+        """[documents]: where each ends in the whole row. Every shard's index is read. Raises CorruptShard and
+        tessera_store's errors."""
+        ends = []
+        for shard, first in zip(self._shards, self._first.tolist(), strict=False):
+            if shard.index is None:
+                shard.open(ShardIndex.decode(self._pieces.index(shard.info), shard.info))
+            ends.append(shard.ends.astype(np.int64) + first)
+        return np.concatenate(ends) if ends else np.zeros(0, np.int64)
+
+    def expect_tokens(self, spans: Iterable[tuple[int, int]]) -> None:
+        """Says that tokens [start, stop) will be read soon."""
+        if self._pieces.piece_bytes is not None:
+            self._pieces.expect(need for start, stop in spans for need in self._needed(start, stop))
+
     def span(self, start: int, stop: int) -> NDArray[np.int32]:
         """Tokens [start, stop) of the whole row, whatever the samples are."""
         tokens = np.empty(stop - start, np.int32)
@@ -96,21 +132,19 @@ class TokenStream:
 
     def expect(self, samples: Integers) -> None:
         """Says that these samples will be read soon."""
-        if self._pieces.piece_bytes is not None:
-            self._pieces.expect(self._needed(samples))
+        begins = (samples * self.sequence_length).tolist()
+        self.expect_tokens((begin, begin + self.sequence_length + 1) for begin in begins)
 
-    def _needed(self, samples: Integers) -> Iterable[tuple[ShardInfo, int, int]]:
-        for begin in (samples * self.sequence_length).tolist():
-            end = begin + self.sequence_length + 1
-            number = int(np.searchsorted(self._first, begin, side="right")) - 1
-            while number < len(self._shards) and int(self._first[number]) < end:
-                info = self._shards[number].info
-                start = max(begin - int(self._first[number]), 0)
-                stop = min(end - int(self._first[number]), info.tokens)
-                size = self._piece_tokens(info)
-                for piece in range(start // size, (stop - 1) // size + 1):
-                    yield info, piece, self._piece_length(info, piece)
-                number += 1
+    def _needed(self, begin: int, end: int) -> Iterable[tuple[ShardInfo, int, int]]:
+        number = int(np.searchsorted(self._first, begin, side="right")) - 1
+        while number < len(self._shards) and int(self._first[number]) < end:
+            info = self._shards[number].info
+            start = max(begin - int(self._first[number]), 0)
+            stop = min(end - int(self._first[number]), info.tokens)
+            size = self._piece_tokens(info)
+            for piece in range(start // size, (stop - 1) // size + 1):
+                yield info, piece, self._piece_length(info, piece)
+            number += 1
 
     def _copy(self, number: int, start: int, row: NDArray[np.int32]) -> Integers:
         """Fills `row` from token `start` of a shard on; returns the columns above 0 at which documents start."""

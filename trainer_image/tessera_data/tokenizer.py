@@ -88,7 +88,7 @@ class Encoder:
     """Documents to tokens. Refused if `data` is no tokenizer.json, or has no token that ends a text."""
 
     def __init__(self, data: bytes, where: str) -> None:
-        self._tokenizer = _loaded(data, where)
+        self._tokenizer = loaded(data, where)
         self._tokenizer.encode_special_tokens = True
         special = {token["content"] for token in json.loads(data).get("added_tokens", ()) if token.get("special")}
         ends = [self._tokenizer.token_to_id(name) for name in END_NAMES if name in special]
@@ -134,7 +134,8 @@ def _may_be_cut(data: bytes) -> bool:
     return document.get("normalizer") is None and words[0].get("pattern") == {"Regex": SPLIT}
 
 
-def _loaded(data: bytes, where: str) -> Tokenizer:
+def loaded(data: bytes, where: str) -> Tokenizer:
+    """Without truncation or padding. Refused if `data` is no tokenizer.json."""
     from tokenizers import Tokenizer
 
     try:

@@ -53,7 +53,7 @@ def main() -> int:
             run.note("Peak", f"{peak.flops / 1e12:.3g} TFLOP/s a device: {peak.source}", flops=peak.flops)
         progress = parts.saver.restore(run.resume(), _source(run.resume(), resolved, directory, keeper))
         parts.guard.begin(progress.guard)
-        if run.resume() is None and resolved.run.spec.method is Method.CONTINUE:
+        if run.resume() is None and resolved.run.spec.method is not Method.PRETRAIN:
             _evaluate(run, parts, step=0)  # what it knew before, beside what it will know of each dataset
         progress = train(run, parts, progress)
         if parts.evidence.wanted:

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 
 from tessera_data.manifest import Split
 from tessera_data.reader import Dataset
-from tessera_trainer.micro_batch import pack
 from tessera_trainer.norm import halving_sum
 from tessera_trainer.parallel import World
+from tessera_trainer.training_data import micro_batches
 
 ROWS = 4
 """Samples per forward pass: one size everywhere, so that the result has the same bits at every world size."""
@@ -32,9 +33,10 @@ class HeldOut:
     tokens: int
     """Tokens predicted."""
     all_tokens: int
-    """Of the split: a document's first token, and the few at the end that make no whole sample, are not predicted."""
+    """Of the split (of conversations: those that are learned): a document's first token, and the few at the end that
+    make no whole sample, are not predicted."""
     text_bytes: int
-    """Of the split's text."""
+    """Of the text that these are."""
 
     @property
     def loss(self) -> float:
@@ -62,8 +64,9 @@ def evaluate(
     model: torch.nn.Module, datasets: Mapping[str, Dataset], sequence_length: int, world: World
 ) -> list[HeldOut]:
     """Every rank calls it, between steps. Datasets without a whole held-out sample are left out."""
-    datasets = {name: dataset for name, dataset in datasets.items() if _groups(dataset, sequence_length)}
-    groups = [group for dataset in datasets.values() for group in _groups(dataset, sequence_length)]
+    datasets = {name: dataset for name, dataset in datasets.items() if _has_samples(dataset, sequence_length)}
+    streams = {name: dataset.stream(Split.HELD_OUT, sequence_length) for name, dataset in datasets.items()}
+    groups = [(name, samples) for name, stream in streams.items() for samples in _groups(stream.samples)]
     if not groups:
         return []
     losses = torch.zeros(len(groups), dtype=torch.float64, device=world.device)
@@ -72,26 +75,27 @@ def evaluate(
     for turn in range(rounds):
         # Gathering weights is collective: a rank without work of its own repeats the last group, uncounted.
         place = turn * world.size + world.rank
-        dataset, samples = groups[min(place, len(groups) - 1)]
-        batch = dataset.stream(Split.HELD_OUT, sequence_length).read(samples)
-        packed = pack(torch.from_numpy(batch.tokens), torch.from_numpy(batch.segments())).to(world.device)
-        loss, count = model(packed)
+        name, samples = groups[min(place, len(groups) - 1)]
+        (rows,) = micro_batches(streams[name].read(samples), [slice(None)], of_chat=datasets[name].manifest.of_chat)
+        loss, count = model(rows.to(world.device))
         if place < len(groups):
             losses[place], counts[place] = loss.double(), count
     dist.all_reduce(losses, group=world.group)
     dist.all_reduce(counts, group=world.group)
     found, begin = [], 0
     for name, dataset in datasets.items():
-        mine = slice(begin, begin := begin + len(_groups(dataset, sequence_length)))
+        mine = slice(begin, begin := begin + len(_groups(streams[name].samples)))
         split = dataset.manifest.splits[Split.HELD_OUT]
         nats, tokens = float(halving_sum(losses[mine])), int(counts[mine].sum())
-        found.append(HeldOut(name, nats, tokens, split.tokens, split.text_bytes))
+        all_tokens = split.tokens if split.learned is None else split.learned
+        found.append(HeldOut(name, nats, tokens, all_tokens, split.text_bytes))
     return found
 
 
-def _groups(dataset: Dataset, sequence_length: int) -> list[tuple[Dataset, np.ndarray[tuple[int], np.dtype[np.int64]]]]:
-    if dataset.manifest.splits[Split.HELD_OUT].tokens <= sequence_length:
-        return []
-    samples = dataset.stream(Split.HELD_OUT, sequence_length).samples
-    starts = range(0, samples, ROWS)
-    return [(dataset, np.arange(start, min(start + ROWS, samples), dtype=np.int64)) for start in starts]
+def _has_samples(dataset: Dataset, sequence_length: int) -> bool:
+    split = dataset.manifest.splits[Split.HELD_OUT]
+    return split.documents > 0 and (dataset.manifest.of_chat or split.tokens > sequence_length)
+
+
+def _groups(samples: int) -> list[NDArray[np.int64]]:
+    return [np.arange(start, min(start + ROWS, samples), dtype=np.int64) for start in range(0, samples, ROWS)]

@@ -27,7 +27,7 @@ class MicroBatch:
     """
 
     inputs: Tensor  # int64 [N], tokens
-    targets: Tensor  # int64 [N], the next token of the same document, or IGNORED
+    targets: Tensor  # int64 [N], the next token of the same document if it is learned, or IGNORED
     positions: Tensor  # int64 [N], 0 at each document's first token
     offsets: Tensor  # int32 [2^k + 1], non-decreasing, from 0 to N
     row_length: int  # no document is longer
@@ -45,17 +45,19 @@ class MicroBatch:
         )
 
 
-def pack(tokens: Tensor, documents: Tensor) -> MicroBatch:
+def pack(tokens: Tensor, documents: Tensor, learned: Tensor | None = None) -> MicroBatch:
     """Lay out `tokens` [rows, T + 1] with their segment ids `documents` [rows, T + 1] (integers, on the CPU).
 
     A position predicts the token after it if both are of one document: a document's last token (its end-of-document
-    token) is predicted and predicts nothing. Raises ValueError where the two do not have one two-dimensional shape.
+    token) is predicted and predicts nothing. Of `learned` [rows, T + 1] (bool) only true ones are predicted. Raises
+    ValueError where the two do not have one two-dimensional shape.
     """
     if tokens.shape != documents.shape or tokens.dim() != 2 or tokens.shape[1] < 2:
         raise ValueError(f"tokens {list(tokens.shape)} and documents {list(documents.shape)} must be one [rows, T + 1]")
     rows, length = tokens.shape[0], tokens.shape[1] - 1
     same = documents[:, 1:] == documents[:, :-1]
-    targets = torch.where(same, tokens[:, 1:].long(), IGNORED)
+    counted = same if learned is None else same & learned[:, 1:]
+    targets = torch.where(counted, tokens[:, 1:].long(), IGNORED)
     first = torch.ones(rows, length, dtype=torch.bool)
     first[:, 1:] = ~same[:, :-1]
     starts = first.reshape(-1).nonzero().squeeze(1)
@@ -67,7 +69,7 @@ def pack(tokens: Tensor, documents: Tensor) -> MicroBatch:
         positions=positions,
         offsets=_padded(starts, rows * length),
         row_length=length,
-        token_count=int(same.sum()),
+        token_count=int(counted.sum()),
         attention_pairs=int((lengths * (lengths + 1) // 2).sum()),
     )
 

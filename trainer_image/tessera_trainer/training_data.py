@@ -7,6 +7,7 @@ u-th run of `unit` positions. Which rank computes a unit is the plan's matter an
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
@@ -20,9 +21,13 @@ from tessera_api.resolved_run import ResolvedRun
 from tessera_data.manifest import Split
 from tessera_data.order import Component, Located, Order, SkipList
 from tessera_data.reader import Dataset, Reader
+from tessera_data.stream import Batch
 from tessera_run import Span
 from tessera_run.run import DrillFault
 from tessera_trainer.micro_batch import MicroBatch, pack
+
+_LEARNED = -(1 << 31)
+"""LEARNED in 32 bits with a sign."""
 
 
 class DatasetMismatch(ValueError):
@@ -52,6 +57,8 @@ class TrainingData:
         for name, dataset in self.datasets.items():
             if dataset.manifest.tokenizer != self.tokenizer.manifest.tokenizer:
                 raise DatasetMismatch(f"{name} has another tokenizer than {spec.data.mix[0].dataset}")
+            if dataset.manifest.of_chat != self.tokenizer.manifest.of_chat:
+                raise DatasetMismatch(f"of {name} and {spec.data.mix[0].dataset} one alone holds conversations")
         streams = [dataset.stream(Split.TRAIN, spec.data.sequence_length) for dataset in self.datasets.values()]
         components = tuple(
             Component(entry.dataset, stream.samples, Fraction(entry.weight))
@@ -95,12 +102,20 @@ class TrainingData:
 
     def _read(self, position: int, units: range) -> tuple[list[MicroBatch], Located]:
         read = self._reader.read(self._positions(position, units))
-        tokens = torch.from_numpy(read.batch.tokens).view(len(units), self._unit, -1)
-        segments = torch.from_numpy(read.batch.segments()).view(len(units), self._unit, -1)
-        return [pack(tokens[unit], segments[unit]) for unit in range(len(units))], read.located
+        rows = [slice(unit * self._unit, (unit + 1) * self._unit) for unit in range(len(units))]
+        return list(micro_batches(read.batch, rows, of_chat=self.tokenizer.manifest.of_chat)), read.located
 
     def _positions(self, position: int, mine: range) -> NDArray[np.int64]:
         return np.arange(position + mine.start * self._unit, position + mine.stop * self._unit, dtype=np.int64)
+
+
+def micro_batches(batch: Batch, rows: Iterable[slice], *, of_chat: bool) -> Iterator[MicroBatch]:
+    """Rows of a batch, as micro-batches."""
+    tokens, segments = torch.from_numpy(batch.tokens), torch.from_numpy(batch.segments())
+    learned = tokens < 0 if of_chat else None
+    tokens = tokens & ~_LEARNED if of_chat else tokens
+    for span in rows:
+        yield pack(tokens[span], segments[span], None if learned is None else learned[span])
 
 
 def _fail() -> None:

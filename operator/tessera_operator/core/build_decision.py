@@ -27,6 +27,7 @@ class BuildResult(BaseModel):
     fingerprint: str
     tokenizer_sha256: str
     vocabulary: int
+    learned: int | None = None
     tokens: int
     splits: dict[str, dict[str, int]]
     chunks: int | None = None
@@ -144,6 +145,7 @@ def _status(
         shown |= {
             "documents": sum(split.get("documents", 0) for split in result.splits.values()),
             "tokens": result.tokens,
+            "learned": result.learned,
             "fingerprint": result.fingerprint,
             "manifest": result.manifest,
             "manifest_sha256": result.sha256,

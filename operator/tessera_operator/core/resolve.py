@@ -101,5 +101,6 @@ def _dataset(status: DatasetBuildStatus | None) -> ResolvedDataset:
             "tokenizer_sha256": status.tokenizer_sha256,
             "vocabulary": status.vocabulary,
             "tokens": status.tokens,
+            "learned": status.learned,
         }
     )
