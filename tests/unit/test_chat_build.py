@@ -85,7 +85,7 @@ def test_a_prompt_and_its_response_and_messages_of_other_names_are_the_same_conv
 
 
 def test_what_is_learned_is_what_the_source_says(tmp_path: Path) -> None:
-    talk = [
+    talk: list[dict[str, Any]] = [
         {"role": "user", "content": "one?"},
         {"role": "assistant", "content": "first", "train": False},
         {"role": "user", "content": "two?"},
