@@ -64,16 +64,17 @@ class Figure:
         return f"{said} {origin.date} | `{origin.command}` | {origin.machine} |\n"
 
 
-def line(name: str, values: Sequence[float], unit: str, goal: float, quick: bool) -> str:
+def line(name: str, values: Sequence[float], unit: str, goal: float | None, quick: bool) -> str:
     """One line of a benchmark: the median, and whether every try reached the goal (a rate) or kept within it (a
-    time)."""
+    time); with no goal for comparison."""
+    holds = None if goal is None else min(values) >= goal if unit.endswith("/s") else max(values) <= goal
     said = {
         "name": name,
         "value": round(statistics.median(values), 3),
         "spread": [round(min(values), 3), round(max(values), 3)],
         "unit": unit,
         "goal": goal,
-        "holds": min(values) >= goal if unit.endswith("/s") else max(values) <= goal,
+        "holds": holds,
         "quick": quick,
     }
     return json.dumps(said)
