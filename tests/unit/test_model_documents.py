@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -137,3 +139,29 @@ def test_attention_by_document_equals_attention_under_a_mask() -> None:
         torch.autograd.grad(found, inputs, direction), torch.autograd.grad(expected, inputs, direction), strict=True
     ):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_only_what_is_learned_is_predicted_and_meets_the_head() -> None:
+    tokens = torch.randint(0, 64, (2, 33), generator=torch.Generator().manual_seed(5))
+    documents = (torch.arange(33) >= 12).long().expand(2, -1)
+    learned = torch.rand(2, 33, generator=torch.Generator().manual_seed(6)) < 0.4
+    batch, whole = pack(tokens, documents, learned), pack(tokens, documents)
+    wanted = learned[:, 1:] & (documents[:, 1:] == documents[:, :-1])
+    assert torch.equal(batch.targets != IGNORED, wanted.reshape(-1))
+    assert batch.predicting is not None
+    assert batch.token_count == int(wanted.sum()) == batch.predicting.numel()
+    assert torch.equal(batch.targets[batch.predicting], whole.targets[batch.predicting])
+
+    model = decoder(32)
+    loss, gradients = loss_and_gradients(model, batch)
+    expected, others = loss_and_gradients(model, replace(batch, predicting=None))
+    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-5)
+    for found, other in zip(gradients, others, strict=True):
+        torch.testing.assert_close(found, other, rtol=1e-4, atol=1e-5)
+
+
+def test_a_unit_of_which_nothing_is_learned_has_no_loss_and_no_gradient() -> None:
+    batch = pack(torch.ones(1, 9, dtype=torch.int64), torch.zeros(1, 9), torch.zeros(1, 9, dtype=torch.bool))
+    loss, gradients = loss_and_gradients(decoder(8), batch)
+    assert (loss.item(), batch.token_count) == (0.0, 0)
+    assert all(not gradient.any() for gradient in gradients)

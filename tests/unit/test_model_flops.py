@@ -60,6 +60,12 @@ def test_causal_attention_takes_the_half_square_of_each_document() -> None:
     assert causal == (square + diagonal) // 2
 
 
+def test_positions_that_are_only_read_do_not_meet_the_head() -> None:
+    assert (
+        training_flops(SHAPE, 32, 0) - training_flops(SHAPE, 32, 0, 20) == 3 * 2 * 12 * SHAPE.vocabulary * SHAPE.hidden
+    )
+
+
 def test_six_n_d_counts_look_ups_and_no_attention() -> None:
     assert six_n_d(SHAPE, 10) == 60 * SHAPE.parameters
     assert SHAPE.parameters - SHAPE.matmul_parameters == 101 * 24 + 7 * 24

@@ -17,9 +17,11 @@ _PASSES = 3
 """Forward, and twice that for the gradients of activations and of weights."""
 
 
-def training_flops(shape: ModelShape, tokens: int, attention_pairs: int) -> int:
-    """Matmul FLOPs of training on `tokens` positions whose documents have `attention_pairs` (`MicroBatch`)."""
-    weights = 2 * shape.matmul_parameters * tokens
+def training_flops(shape: ModelShape, tokens: int, attention_pairs: int, predicting: int | None = None) -> int:
+    """Matmul FLOPs of training on `tokens` positions whose documents have `attention_pairs` (`MicroBatch`); of them
+    `predicting` meet the head (None: all)."""
+    head = shape.vocabulary * shape.hidden
+    weights = 2 * ((shape.matmul_parameters - head) * tokens + head * (tokens if predicting is None else predicting))
     scores_and_mixing = 4 * shape.layers * shape.heads * shape.head_width * attention_pairs
     return _PASSES * (weights + scores_and_mixing)
 

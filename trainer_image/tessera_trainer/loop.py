@@ -81,6 +81,8 @@ class Result:
     loss: float
     update: Update
     agreed: Agreed
+    learned: int
+    """Tokens that counted."""
     seconds: float
 
 
@@ -103,7 +105,7 @@ def train(run: Run, parts: Parts, progress: Progress) -> Progress:
         agreed = _agree(parts, run, units)
         parts.slow_ranks.step(agreed.alone, parts.gradients.plan.counts)
         parts.evidence.step(progress.step, done.loss, update.norm, units.ids, parts.gradients.mine)
-        _report(run, parts, progress, Result(done.loss, update, agreed, time.perf_counter() - began))
+        _report(run, parts, progress, Result(done.loss, update, agreed, done.tokens, time.perf_counter() - began))
         parts.saver.check()
         if agreed.stop:
             _finish(run, parts, progress)
@@ -202,7 +204,8 @@ def _report(run: Run, parts: Parts, progress: Progress, result: Result) -> None:
         return
     per_step = parts.global_batch * parts.sequence_length
     left = (parts.total_steps - progress.step) * per_step
-    reading = parts.meter.step(StepWork(per_step, agreed.attention_pairs), time.monotonic(), left)
+    learned = result.learned if parts.data.of_chat else None
+    reading = parts.meter.step(StepWork(per_step, agreed.attention_pairs, learned), time.monotonic(), left)
     speed = {}
     if reading is not None:
         speed = {
@@ -219,5 +222,6 @@ def _report(run: Run, parts: Parts, progress: Progress, result: Result) -> None:
         seconds=result.seconds,
         data_seconds=agreed.data_seconds,
         **speed,
+        **({} if learned is None else {"learned_tokens": float(learned)}),
         **{f"{STRAGGLER}{rank}": score for rank, score in parts.slow_ranks.named().items()},
     )

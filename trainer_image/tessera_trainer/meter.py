@@ -21,6 +21,7 @@ class StepWork:
 
     tokens: int  # positions that were computed
     attention_pairs: int  # sum over documents of L (L + 1) / 2
+    predicting: int | None = None  # positions whose prediction was computed; None: all
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,11 @@ class Meter:
         counted = list(self._marks)[1:]
         tokens = sum(mark.work.tokens for mark in counted)
         pairs = sum(mark.work.attention_pairs for mark in counted)
+        predicting = sum(mark.work.tokens if mark.work.predicting is None else mark.work.predicting for mark in counted)
         speed = tokens / seconds
         return Reading(
             tokens_per_second=speed,
-            mfu=training_flops(self._shape, tokens, pairs) / seconds / self._flops_per_second,
+            mfu=training_flops(self._shape, tokens, pairs, predicting) / seconds / self._flops_per_second,
             mfu_6nd=six_n_d(self._shape, tokens) / seconds / self._flops_per_second,
             eta_seconds=tokens_left / speed if speed else float("inf"),
         )

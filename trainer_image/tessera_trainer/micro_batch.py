@@ -33,6 +33,7 @@ class MicroBatch:
     row_length: int  # no document is longer
     token_count: int  # targets that count
     attention_pairs: int  # (query, key) pairs under the causal document mask: sum of L (L + 1) / 2
+    predicting: Tensor | None = None  # int64 [token_count], the positions whose targets count; None: ask `targets`
 
     def to(self, device: torch.device) -> MicroBatch:
         """The same micro-batch on another device."""
@@ -42,6 +43,7 @@ class MicroBatch:
             targets=self.targets.to(device, non_blocking=True),
             positions=self.positions.to(device, non_blocking=True),
             offsets=self.offsets.to(device, non_blocking=True),
+            predicting=None if self.predicting is None else self.predicting.to(device, non_blocking=True),
         )
 
 
@@ -71,6 +73,7 @@ def pack(tokens: Tensor, documents: Tensor, learned: Tensor | None = None) -> Mi
         row_length=length,
         token_count=int(counted.sum()),
         attention_pairs=int((lengths * (lengths + 1) // 2).sum()),
+        predicting=None if learned is None or not counted.any() else counted.reshape(-1).nonzero().squeeze(1),
     )
 
 

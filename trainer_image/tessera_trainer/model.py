@@ -112,7 +112,10 @@ class Decoder(nn.Module):
     def forward(self, batch: MicroBatch) -> tuple[Tensor, int]:
         """The loss summed over the batch's tokens (float32 scalar), and how many tokens counted."""
         stream, uneven = self._layers(batch)
-        loss = summed_loss(stream, self._head_weight, batch.targets, self.shape.style.logit_cap)
+        targets = batch.targets
+        if batch.predicting is not None:  # what is only read never meets the head
+            stream, targets = stream.index_select(0, batch.predicting), targets.index_select(0, batch.predicting)
+        loss = summed_loss(stream, self._head_weight, targets, self.shape.style.logit_cap)
         mixture = self.shape.style.mixture
         if mixture is not None and mixture.balance and uneven:
             more = torch.stack(uneven).mean() * (mixture.balance * batch.token_count)

@@ -76,6 +76,11 @@ class TrainingData:
         """Tokens of the tokenizer."""
         return self.tokenizer.manifest.tokenizer.vocabulary_size
 
+    @property
+    def of_chat(self) -> bool:
+        """Whether it is conversations, of which not every token is learned."""
+        return self.tokenizer.manifest.of_chat
+
     def raw(self, position: int) -> int:
         """The place in the whole order, with what is left out counted, of a position that is yet to be consumed."""
         return int(self._order.skip.raw(np.array([position], np.int64))[0])
@@ -103,7 +108,7 @@ class TrainingData:
     def _read(self, position: int, units: range) -> tuple[list[MicroBatch], Located]:
         read = self._reader.read(self._positions(position, units))
         rows = [slice(unit * self._unit, (unit + 1) * self._unit) for unit in range(len(units))]
-        return list(micro_batches(read.batch, rows, of_chat=self.tokenizer.manifest.of_chat)), read.located
+        return list(micro_batches(read.batch, rows, of_chat=self.of_chat)), read.located
 
     def _positions(self, position: int, mine: range) -> NDArray[np.int64]:
         return np.arange(position + mine.start * self._unit, position + mine.stop * self._unit, dtype=np.int64)
