@@ -103,6 +103,7 @@ def test_a_model_learns_to_answer_in_the_way_of_its_conversations(tmp_path: Path
     assert code == 0, said
     assert re.search(r"dataset chats: conversations of \d+ tokens, \d+\.\d % of them learned", said), said
     run = RunDirectory(tmp_path / "work" / "runs" / "tuned")
+    assert re.search(r"Packed: chats: \d+ samples an epoch, \d\.\d\d % of them filled up; 0 tokens", said), said
     answer = answered(run.export, "What is 3 and 4?")
     assert re.fullmatch(r"It is \d+, [a-z]+\.<\|im_end\|>.*", answer, re.DOTALL), answer
     noted = [json.loads(line) for line in run.events.read_text().splitlines() if '"HeldOut: ' in line]

@@ -50,6 +50,8 @@ def main() -> int:
         parts = assemble(run, resolved, world, directory.root / "cache", keeper)
         if run.rank == 0:
             peak = parts.meter.peak
+            for words in parts.data.packing():
+                run.note("Packed", words)
             run.note("Peak", f"{peak.flops / 1e12:.3g} TFLOP/s a device: {peak.source}", flops=peak.flops)
         progress = parts.saver.restore(run.resume(), _source(run.resume(), resolved, directory, keeper))
         parts.guard.begin(progress.guard)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from tessera_api.resolved_run import ResolvedRun
 from tessera_data.manifest import Split
 from tessera_data.order import Component, Located, Order, SkipList
+from tessera_data.packed_stream import PackedStream
 from tessera_data.reader import Dataset, Reader
 from tessera_data.stream import Batch
 from tessera_run import Span
@@ -75,6 +76,16 @@ class TrainingData:
     def vocabulary(self) -> int:
         """Tokens of the tokenizer."""
         return self.tokenizer.manifest.tokenizer.vocabulary_size
+
+    def packing(self) -> Iterator[str]:
+        """How the conversations of each dataset lie in samples, in words."""
+        for name, stream in zip(self.datasets, self._streams, strict=True):
+            if isinstance(stream, PackedStream):
+                filled = 100 * (1 - stream.filled_share)
+                yield (
+                    f"{name}: {stream.samples} samples an epoch, {filled:.2f} % of them filled up;"
+                    f" {stream.cut_tokens} tokens are cut off conversations that are longer than a sample"
+                )
 
     @property
     def of_chat(self) -> bool:
