@@ -6,14 +6,13 @@ another run. Steps are optimizer steps, samples are sequences of `sequenceLength
 samples that is never split between ranks.
 """
 
-from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StrictBool, StrictInt, StringConstraints
 
 from tessera_api.pod_template import PodTemplate
-from tessera_api.quantity import MOST_TOKENS, DecimalString, TokenCount, Weight
+from tessera_api.quantity import MOST_TOKENS, Weight
 from tessera_api.recipes import RecipeName
 from tessera_api.resource import (
     API_VERSION,
@@ -27,10 +26,9 @@ from tessera_api.resource import (
     keyed,
     unique_by,
 )
-from tessera_api.rules import Freeze, Rule, above, exactly_one, from_to
+from tessera_api.rules import Freeze, Rule, above, exactly_one
+from tessera_api.training import Training
 from tessera_api.training_run_status import MOST_NODES, TrainingRunStatus
-
-DEFAULT_DECAY_SHARE = Decimal("0.2")
 
 # A text that is no count is the pattern's affair: the rule takes it for the greatest count and holds its tongue.
 _TOKENS_OF_TEXT = (
@@ -53,52 +51,6 @@ class Method(StrEnum):
     """The same, of a model that there is: on other data, with a learning rate that rises again."""
     FINETUNE = "finetune"
     """Answers of conversations, by a model that there is."""
-
-
-class ScheduleKind(StrEnum):
-    """How the learning rate falls after the warm-up."""
-
-    COSINE = "cosine"
-    LINEAR = "linear"
-    WSD = "wsd"
-
-
-class Precision(StrEnum):
-    """In which format weights and activations are multiplied."""
-
-    FP32 = "fp32"
-    BF16 = "bf16"
-
-
-class Determinism(StrEnum):
-    """What a repeated run has in common with the first."""
-
-    EXACT = "exact"
-
-
-class Compilation(StrEnum):
-    """Which part of the model is compiled."""
-
-    NONE = "none"
-    BLOCKS = "blocks"
-
-
-class Recomputation(StrEnum):
-    """Which activations are computed again in the backward pass instead of being kept."""
-
-    NONE = "none"
-    BLOCKS = "blocks"
-
-
-class LossGuard(StrEnum):
-    """What is done about a loss that leaves its band."""
-
-    ACT = "Act"
-    """A wild step's update is left out; of a sustained rise training goes back to before it, and leaves its data
-    out."""
-    TELL = "Tell"
-    """It is told, and nothing is done; an update that is no number is left out all the same, and many of them end the
-    run."""
 
 
 class Stragglers(StrEnum):
@@ -166,87 +118,6 @@ class DataSpec(Document):
         unique_by("dataset"),
     ]
     """The datasets, each once."""
-
-
-class Schedule(Document):
-    """The learning rate over the steps, as a factor of the peak."""
-
-    kind: ScheduleKind
-    """How it falls after the warm-up: cosine, linear, or wsd (constant, then a linear decay)."""
-    warmup_steps: Annotated[StrictInt, Field(ge=0, le=1_000_000)] = 0
-    """Steps in which it rises linearly to the peak."""
-    decay_share: DecimalString | None = None
-    """Share of all steps that the decay of wsd takes, a decimal string; 0.2 when absent."""
-    minimum_share: DecimalString = Decimal("0.1")
-    """Learning rate at the end as a share of the peak, a decimal string."""
-
-    RULES = (
-        above("decayShare", "0", "1", optional=True),
-        from_to("minimumShare", "0", "1"),
-        Rule(
-            cel="!has(self.decayShare) || self.kind == 'wsd'",
-            reads=("kind", "decayShare?"),
-            holds=lambda kind, has_share: not has_share or kind is ScheduleKind.WSD,
-            words="decayShare belongs to kind wsd, and kind is {kind}",
-            remedy="remove decayShare, or set kind to wsd",
-            field_path="decayShare",
-        ),
-    )
-
-    @property
-    def decay(self) -> Decimal:
-        """Share of all steps that the decay of wsd takes."""
-        return DEFAULT_DECAY_SHARE if self.decay_share is None else self.decay_share
-
-
-class Training(Document):
-    """How the model is trained."""
-
-    tokens: TokenCount
-    """Tokens to train on: an integer, or a text with the suffix k, M, G or T, such as 400M."""
-    seed: Annotated[StrictInt, Field(ge=0, le=4_294_967_295)]
-    """Decides the first weights and the order of the data."""
-    global_batch: Annotated[StrictInt, Field(ge=1, le=1_048_576)]
-    """Samples in a step, over all ranks."""
-    unit: Annotated[StrictInt, Field(ge=1, le=65_536)]
-    """Samples in a unit, the fixed micro-batch that ranks share out whole."""
-    learning_rate: DecimalString
-    """Peak learning rate, a decimal string such as "6e-4"."""
-    schedule: Schedule
-    """The learning rate over the steps."""
-    weight_decay: DecimalString = Decimal("0.1")
-    """Decoupled weight decay of matrices, a decimal string."""
-    clip_norm: DecimalString = Decimal(1)
-    """Greatest norm of the gradient; a greater one is scaled down to it. A decimal string."""
-    precision: Precision = Precision.FP32
-    """Format in which weights and activations are multiplied."""
-    determinism: Determinism = Determinism.EXACT
-    """exact: the same bits at every world size and through every recovery."""
-    compile: Compilation = Compilation.NONE
-    """What is compiled: none, or each block of the model."""
-    activation_checkpointing: Recomputation = Recomputation.NONE
-    """What is computed again in the backward pass to save memory: none, or each block of the model."""
-    loss_guard: LossGuard = LossGuard.ACT
-    """What is done about wild steps and rises of the loss: Act (leave out, go back) or Tell."""
-
-    RULES = (
-        Rule(
-            cel="self.globalBatch % self.unit == 0",
-            reads=("globalBatch", "unit"),
-            holds=lambda batch, unit: batch % unit == 0,
-            words="unit {unit} does not divide globalBatch {globalBatch}",
-            remedy="choose a unit that divides globalBatch",
-            field_path="unit",
-        ),
-        above("learningRate", "0", "1"),
-        from_to("weightDecay", "0", "1"),
-        above("clipNorm", "0", "1e6"),
-    )
-
-    @property
-    def units(self) -> int:
-        """Units in a step; the greatest world size."""
-        return self.global_batch // self.unit
 
 
 class Nodes(Document):
@@ -369,6 +240,14 @@ class TrainingRunSpec(Document):
             words="method {method} has no model to begin with",
             remedy="give model.from, or set method to pretrain",
             field_path="model",
+        ),
+        Rule(
+            cel="!has(self.training.lora) || has(self.model.from)",
+            reads=("training.lora?", "model.from?"),
+            holds=lambda has_lora, has_from: has_from or not has_lora,
+            words="training.lora adapts a model that there is",
+            remedy="give model.from, or remove training.lora",
+            field_path="training.lora",
         ),
         Rule(
             cel="self.method == 'pretrain' || self.training.schedule.warmupSteps > 0",

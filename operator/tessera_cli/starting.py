@@ -145,6 +145,11 @@ def resolve_origin(asked: TrainingRun, place: Workplace) -> tuple[ResolvedOrigin
     if end is None or end.reason != "complete" or not committed:
         state = "has not ended" if end is None else f"failed: {end.message}"
         raise Refused(f"run {asked.metadata.name} starts from run {name}, which {state}: complete {name} first")
+    if origin.run.spec.training.lora is not None:
+        raise Refused(
+            f"run {asked.metadata.name} starts from run {name}, whose weights lie apart from its adapter: start from"
+            f" its export instead (model.from.uri: {directory.export.as_uri()})"
+        )
     return ResolvedOrigin(run=name, storage=origin.storage), origin.recipe
 
 

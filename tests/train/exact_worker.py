@@ -1,9 +1,10 @@
 """Trains a tiny model in forked ranks, once per case, and writes what came out: `exact_worker.py CASES.json`.
 
-A case is {"world": W, "steps": [first, last], "precision", "compiled", "checkpointed", "tied", "experts", "store",
-"resume", "save", "plain", "out"}. torch is imported once, by the parent, which never computes; each case forks its
-ranks. `out` gets {"losses", "norms", "weights", "state", "part"...} of rank 0 and the parts that all ranks saved; with
-"plain", how far loss and gradients of the first step are from those of one backward pass without FSDP2, units or ranks.
+A case is {"world": W, "steps": [first, last], "precision", "compiled", "checkpointed", "tied", "experts", "adapter",
+"store", "resume", "save", "plain", "out"}. torch is imported once, by the parent, which never computes; each case forks
+its ranks. `out` gets {"losses", "norms", "weights", "state", "part"...} of rank 0 and the parts that all ranks saved;
+with "plain", how far loss and gradients of the first step are from those of one backward pass without FSDP2, units or
+ranks.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from tessera_api.log import StoredObject
 from tessera_keeper.keeping import Keeping
 from tessera_keeper.part_file import Progress
 from tessera_store import open_store
+from tessera_trainer.adapter import Adapter
 from tessera_trainer.checkpoint import CheckpointWriter, Ranks
 from tessera_trainer.digest import numbers_digest, state_digest
 from tessera_trainer.exact import ExactGradients
@@ -42,6 +44,7 @@ from tessera_trainer.units import UnitPlan
 
 UNITS, ROWS, LENGTH, VOCABULARY = 6, 2, 16, 203
 LIMIT_S = 60.0
+ADAPTER = Adapter(rank=4, alpha=8.0)
 EXPERTS = Style(mixture=Mixture(count=5, chosen=2, width=24, shared=16, balance=0.1, dense=(True, False)))
 
 
@@ -80,7 +83,7 @@ def shape_of(case: dict[str, Any]) -> ModelShape:
 
 def build(case: dict[str, Any]) -> Training:
     world = join_world(Accelerator.CPU, local_rank=0, threads=1, limit_s=LIMIT_S)
-    decoder = Decoder(shape_of(case))
+    decoder = Decoder(shape_of(case), adapter=ADAPTER if case.get("adapter") else None)
     model = prepare(
         decoder,
         world,

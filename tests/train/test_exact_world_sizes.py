@@ -24,6 +24,7 @@ VARIANTS: dict[str, tuple[Case, tuple[int, ...]]] = {
     "float32": ({}, (1, 2, 3, 4, 6)),
     "bfloat16": ({"precision": "bfloat16"}, (1, 4)),
     "experts": ({"experts": True, "checkpointed": True}, (1, 2, 3, 4)),
+    "adapter": ({"adapter": True, "precision": "bfloat16", "tied": True}, (1, 2, 3, 4)),
     "all": ({"precision": "bfloat16", "tied": True, "checkpointed": True}, (1, 2, 3)),
 }
 COMPILED: Case = {"compiled": True, "checkpointed": True, "precision": "bfloat16", "steps": [0, 3]}

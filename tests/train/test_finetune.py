@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from tessera_api.run_directory import RunDirectory
@@ -109,6 +110,32 @@ def test_a_model_learns_to_answer_in_the_way_of_its_conversations(tmp_path: Path
     noted = [json.loads(line) for line in run.events.read_text().splitlines() if '"HeldOut: ' in line]
     before, after = (event["numbers"]["loss"] for event in noted)
     assert (before > 5, after < 1.6) == (True, True), (before, after)
+
+
+def test_an_adapter_alone_is_trained_and_comes_out_both_ways(tmp_path: Path) -> None:
+    build = a_chat_build(tmp_path, [{"messages": one} for one in conversations(600, 23)])
+    a_model(tmp_path / "model", tmp_path / "tokenizer.json")
+    run = a_run(tmp_path / "model", tmp_path / "storage")
+    run["spec"]["training"] |= {"lora": {"rank": 8, "alpha": "16"}, "tokens": 40 * 8 * 256, "learningRate": "1e-2"}
+    run["spec"]["checkpoint"] = {"every": 10}
+
+    code, said = local(tmp_path, build, run)
+
+    assert code == 0, said
+    directory = RunDirectory(tmp_path / "work" / "runs" / "tuned")
+    losses = [json.loads(line)["loss"] for line in directory.metrics.read_text().splitlines()]
+    assert losses[-1] < losses[0] - 1.5
+    base, merged = (load_file(folder / "model.safetensors") for folder in (tmp_path / "model", directory.export))
+    adapter = load_file(directory.export / "adapter" / "adapter_model.safetensors")
+    for name, weight in merged.items():
+        stem = f"base_model.model.{name.removesuffix('.weight')}"
+        if f"{stem}.lora_A.weight" in adapter:
+            more = 2.0 * adapter.pop(f"{stem}.lora_B.weight") @ adapter.pop(f"{stem}.lora_A.weight")
+            assert more.abs().max() > 1e-3, name
+            torch.testing.assert_close(weight, base[name] + more, rtol=1e-5, atol=1e-6)
+        else:
+            assert torch.equal(weight, base[name]), f"{name} is frozen"
+    assert not adapter
 
 
 def test_text_is_not_for_finetuning_and_conversations_are_for_nothing_else(tmp_path: Path) -> None:

@@ -51,11 +51,10 @@ RULES = (
         "exactly one of train and uri must be given",
         {"uri": "s3://models/t.json", "sha256": "f" * 64},
     ),
-    _build(
-        "spec.tokenizer",
-        {"train": {"vocabularySize": 300}, "chatTemplate": _TEMPLATE},
+    _chat(
+        {"spec.tokenizer": {"train": {"vocabularySize": 300}, "chatTemplate": _TEMPLATE}},
         "a chatTemplate belongs to a tokenizer that there is",
-        {"train": {"vocabularySize": 300}},
+        {},
         "spec.tokenizer.chatTemplate",
     ),
     _chat(

@@ -19,6 +19,8 @@ from tessera_api.training_run import Method
 from tessera_keeper.line import VARIABLE as KEEPER
 from tessera_keeper.line import KeeperLine
 from tessera_store import open_store
+from tessera_trainer.adapter import Pair, adapted, merged
+from tessera_trainer.adapter_export import export_adapter
 from tessera_trainer.assembly import ACCELERATORS, assemble
 from tessera_trainer.digest import state_digest
 from tessera_trainer.export import TokenizerFile, export
@@ -78,12 +80,16 @@ def _conclude(run: tessera_run.Run, resolved: ResolvedRun, parts: Parts, directo
     in it."""
     _evaluate(run, parts, parts.total_steps)
     run.phase("export", parts.total_steps)
-    weights = ((shard.name, gather_rows(shard, parts.world.group)) for shard in parts.optimiser.weights())
+    whole = ((shard.name, gather_rows(shard, parts.world.group)) for shard in parts.optimiser.weights())
+    pairs: dict[str, Pair] = {}
+    weights = merged(whole, adapted(parts.model), pairs)
     if run.rank == 0:
         dataset = parts.data.tokenizer
         original = read_origin(resolved, open_store(resolved.storage))
         tokenizer = TokenizerFile(dataset.tokenizer(), dataset.manifest.tokenizer.end_of_text, original)
         export(directory.export, parts.shape, weights, tokenizer)
+        if pairs and original is not None:
+            export_adapter(directory.export, parts.shape, pairs, original.storage)
         where = publish_export(directory.export, resolved.storage)
         run.note("Exported", where)
     else:

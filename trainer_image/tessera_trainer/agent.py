@@ -30,7 +30,7 @@ from tessera_api.messages import Leave, Processes
 from tessera_api.resolved_run import ResolvedRun, read_resolved_run
 from tessera_api.run_directory import RunDirectory
 from tessera_api.seat import Seat
-from tessera_api.training_run import Compilation
+from tessera_api.training import Compilation
 from tessera_api.trouble import Trouble, TroubleKind
 from tessera_keeper.line import VARIABLE as KEEPER
 from tessera_run.run import SOCKET_VARIABLE

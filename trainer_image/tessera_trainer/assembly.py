@@ -11,13 +11,14 @@ from pathlib import Path
 import torch
 
 from tessera_api.resolved_run import Device, ResolvedRun
-from tessera_api.training_run import Compilation, Recomputation
-from tessera_api.training_run import LossGuard as AskedGuard
-from tessera_api.training_run import Precision as AskedPrecision
-from tessera_api.training_run import Training as AskedTraining
+from tessera_api.training import Compilation, Recomputation
+from tessera_api.training import LossGuard as AskedGuard
+from tessera_api.training import Precision as AskedPrecision
+from tessera_api.training import Training as AskedTraining
 from tessera_keeper.keeping import Keeper
 from tessera_run import Run
 from tessera_store import open_store
+from tessera_trainer.adapter import Adapter, adapter_parameters
 from tessera_trainer.evidence import VARIABLE, Evidence
 from tessera_trainer.exact import ExactGradients
 from tessera_trainer.guard import LossGuard
@@ -49,7 +50,7 @@ def assemble(run: Run, resolved: ResolvedRun, world: World, cache: Path, keeper:
     shape = shape_for(resolved, first, data.vocabulary)
     narrow = training.precision is AskedPrecision.BF16
     with torch.device("meta"):
-        model = Decoder(shape)
+        model = Decoder(shape, adapter=_adapter(training))
     precision = Precision.BFLOAT16 if narrow else Precision.FLOAT32
     sharded = prepare(
         model,
@@ -60,9 +61,9 @@ def assemble(run: Run, resolved: ResolvedRun, world: World, cache: Path, keeper:
     )
     optimiser = AdamW(model, _settings(training), world.group)
     if run.resume() is None:
-        if first is None:
+        if first is None or training.lora is not None:
             initialise(model, training.seed)
-        else:
+        if first is not None:
             load_origin(first, shape, optimiser)
     plan = UnitPlan(training.units, world.size)
     gradients: ExactGradients[MicroBatch] = ExactGradients(sharded, plan, world.group, world.device)
@@ -76,7 +77,7 @@ def assemble(run: Run, resolved: ResolvedRun, world: World, cache: Path, keeper:
         schedule=_schedule(training, spec.total_steps),
         saver=Saver(run, optimiser, keeper, Rhythm(spec.checkpoint.every, spec.checkpoint.snapshots())),
         guard=_guard(training, spec.total_steps, run),
-        meter=Meter(shape, peak, world.size, started=time.monotonic()),
+        meter=Meter(shape, peak, world.size, started=time.monotonic(), adapter=adapter_parameters(model)),
         slow_ranks=SlowRanks(),
         evidence=Evidence(os.environ.get(VARIABLE), run.generation, run.rank),
         total_steps=spec.total_steps,
@@ -84,6 +85,10 @@ def assemble(run: Run, resolved: ResolvedRun, world: World, cache: Path, keeper:
         sequence_length=spec.data.sequence_length,
         shape=shape,
     )
+
+
+def _adapter(training: AskedTraining) -> Adapter | None:
+    return None if training.lora is None else Adapter(training.lora.rank, float(training.lora.alpha))
 
 
 def _guard(training: AskedTraining, total_steps: int, run: Run) -> LossGuard:

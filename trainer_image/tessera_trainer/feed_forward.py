@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from tessera_trainer.adapter import Adapter, linear
 from tessera_trainer.gated import gated
 from tessera_trainer.shape import ModelShape
 
@@ -11,11 +12,11 @@ from tessera_trainer.shape import ModelShape
 class FeedForward(nn.Module):
     """Gated; gate and up are one weight."""
 
-    def __init__(self, shape: ModelShape, width: int) -> None:
+    def __init__(self, shape: ModelShape, width: int, adapter: Adapter | None = None) -> None:
         super().__init__()
         bias, self._activation = shape.style.feed_forward_bias, shape.style.activation
-        self.gate_up = nn.Linear(shape.hidden, 2 * width, bias=bias)
-        self.down = nn.Linear(width, shape.hidden, bias=bias)
+        self.gate_up = linear(shape.hidden, (width, width), bias, adapter)
+        self.down = linear(width, (shape.hidden,), bias, adapter)
 
     def forward(self, stream: Tensor) -> Tensor:
         """[N, hidden] -> [N, hidden]."""

@@ -17,13 +17,18 @@ _PASSES = 3
 """Forward, and twice that for the gradients of activations and of weights."""
 
 
-def training_flops(shape: ModelShape, tokens: int, attention_pairs: int, predicting: int | None = None) -> int:
+def training_flops(
+    shape: ModelShape, tokens: int, attention_pairs: int, predicting: int | None = None, adapter: int | None = None
+) -> int:
     """Matmul FLOPs of training on `tokens` positions whose documents have `attention_pairs` (`MicroBatch`); of them
-    `predicting` meet the head (None: all)."""
+    `predicting` meet the head (None: all). `adapter`: its parameters, where nothing else is trained; then other weights
+    have no gradients of their own."""
     head = shape.vocabulary * shape.hidden
     weights = 2 * ((shape.matmul_parameters - head) * tokens + head * (tokens if predicting is None else predicting))
     scores_and_mixing = 4 * shape.layers * shape.heads * shape.head_width * attention_pairs
-    return _PASSES * (weights + scores_and_mixing)
+    if adapter is None:
+        return _PASSES * (weights + scores_and_mixing)
+    return (_PASSES - 1) * weights + _PASSES * (scores_and_mixing + 2 * adapter * tokens)
 
 
 def six_n_d(shape: ModelShape, tokens: int) -> int:

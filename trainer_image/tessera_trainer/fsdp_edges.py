@@ -118,7 +118,8 @@ def fsdp_modules(model: FSDPModule) -> Iterator[FSDPModule]:
 
 
 def take_over(module: FSDPModule) -> tuple[nn.Parameter, ...]:
-    """The full-size parameters of one FSDP2 module, in the order in which it packs them; they stay the same objects.
+    """The full-size parameters of one FSDP2 module that are trained, in the order in which it packs their gradients;
+    they stay the same objects.
 
     Call after the module's first forward pass and before its first backward pass. From then on their gradients are
     float32 in each backward pass: left alone, FSDP2 lets those of the pass that reduces stay in the narrow type, where
@@ -129,6 +130,6 @@ def take_over(module: FSDPModule) -> tuple[nn.Parameter, ...]:
         for group in module._get_fsdp_state()._fsdp_param_groups:
             group._fsdp_params_with_wider_grad_dtype.clear()
             parameters += [group.fsdp_params[index]._unsharded_param for index in group._reduce_scatter_param_indices]
-        return tuple(parameters)
+        return tuple(parameter for parameter in parameters if parameter.requires_grad)
     except AttributeError as error:
         raise TorchEdgeMissing(f"FSDP2 keeps its full-size parameters elsewhere ({error})") from error

@@ -2,7 +2,8 @@
 
 A parameter's values come from (seed, its name, a band of its rows): a rank that owns some rows draws the bands that
 cover them, on the CPU, and no other. Matrices are normal with deviation 0.02, those that write into the residual stream
-0.02 / sqrt(2 layers) (GPT-2's rule: the stream's variance does not grow with depth); norms are 1, biases 0.
+0.02 / sqrt(2 layers) (GPT-2's rule: the stream's variance does not grow with depth); norms are 1, biases 0. Of
+adapters `down` is normal with deviation 1 / sqrt(3 columns) (the variance that PEFT draws with), `up` is 0.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Shard
 
+from tessera_trainer.adapter import DOWN, UP
 from tessera_trainer.model import Decoder
 
 _DEVIATION = 0.02
@@ -31,10 +33,15 @@ def initialise(model: Decoder, seed: int) -> None:
     """
     for name, parameter in model.named_parameters():
         local, first = _local_rows(name, parameter)
-        _fill(local, name, seed, first, parameter.shape, _deviation(name, model.shape.layers))
+        if name.endswith(UP):
+            local.zero_()
+            continue
+        _fill(local, name, seed, first, parameter.shape, _deviation(name, model.shape.layers, parameter.shape[-1]))
 
 
-def _deviation(name: str, layers: int) -> float:
+def _deviation(name: str, layers: int, columns: int) -> float:
+    if name.endswith(DOWN):
+        return 1 / math.sqrt(3 * columns)
     return _DEVIATION / math.sqrt(2 * layers) if name.endswith(_RESIDUAL_OUTPUTS) else _DEVIATION
 
 

@@ -47,7 +47,8 @@ class _SummedLoss(torch.autograd.Function):
     def forward(
         ctx: FunctionCtx, hidden: Tensor, head: Tensor, targets: Tensor, trained: bool, cap: float | None
     ) -> Tensor:
-        chunks = _Chunks(hidden, head, trained, cap)
+        ctx.head_trained = ctx.needs_input_grad[1]  # type: ignore[attr-defined]
+        chunks = _Chunks(hidden, head, trained, cap, head_trained=ctx.head_trained)  # type: ignore[attr-defined]
         losses = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
         rows = chunk_rows(head.shape[0], hidden.device)
         for begin in range(0, hidden.shape[0], rows):
@@ -57,17 +58,20 @@ class _SummedLoss(torch.autograd.Function):
         return losses.sum()
 
     @staticmethod
-    def backward(ctx: FunctionCtx, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: FunctionCtx, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
         hidden_gradient, head_gradient = ctx.saved_tensors  # type: ignore[attr-defined]
         dtype = hidden_gradient.dtype
-        return hidden_gradient.mul_(gradients[0]), head_gradient.mul_(gradients[0]).to(dtype), None, None, None
+        trained: bool = ctx.head_trained  # type: ignore[attr-defined]
+        of_head = head_gradient.mul_(gradients[0]).to(dtype) if trained else None
+        return hidden_gradient.mul_(gradients[0]), of_head, None, None, None
 
 
 class _Chunks:
     """Takes chunk after chunk, and gathers their gradients. `trained` False: losses only."""
 
-    def __init__(self, hidden: Tensor, head: Tensor, trained: bool, cap: float | None) -> None:
+    def __init__(self, hidden: Tensor, head: Tensor, trained: bool, cap: float | None, *, head_trained: bool) -> None:
         self._hidden, self._head, self._trained, self._cap = hidden, head, trained, cap
+        self._head_trained = head_trained
         rows = min(hidden.shape[0], chunk_rows(head.shape[0], hidden.device))
         self._logits = hidden.new_empty((rows, head.shape[0]))
         self._logs = hidden.new_empty((rows, head.shape[0]), dtype=torch.float32)
@@ -77,7 +81,7 @@ class _Chunks:
 
     def _gradient_sum(self) -> Tensor:
         """Zeros, or, where the first chunk's product overwrites it, nothing yet."""
-        if not self._trained:
+        if not (self._trained and self._head_trained):
             return self._hidden.new_empty(0)
         make = torch.empty_like if self._head.dtype is torch.float32 else torch.zeros_like
         return make(self._head, dtype=torch.float32)
@@ -104,6 +108,8 @@ class _Chunks:
         """Ignored positions are blanked in the narrow factors, not in the wide slope: the products are the same."""
         torch.mm(slope, self._head, out=self.hidden_gradient[span])
         self.hidden_gradient[span].masked_fill_(ignored, 0.0)
+        if not self._head_trained:
+            return
         counted = self._hidden[span].masked_fill(ignored, 0.0)
         if self.head_gradient.dtype is slope.dtype:
             self.head_gradient.addmm_(slope.t(), counted, beta=0 if span.start == 0 else 1)

@@ -43,9 +43,19 @@ class _Mark:
 class Meter:
     """Takes each finished step, and reads the last `window` of them."""
 
-    def __init__(self, shape: ModelShape, peak: Peak, devices: int, *, started: float, window: int = 20) -> None:
-        """`peak` is one device's; `devices` is how many compute; `started` is when the first step begins, seconds."""
-        self._shape = shape
+    def __init__(
+        self,
+        shape: ModelShape,
+        peak: Peak,
+        devices: int,
+        *,
+        started: float,
+        window: int = 20,
+        adapter: int | None = None,
+    ) -> None:
+        """`peak` is one device's; `devices` is how many compute; `started` is when the first step begins, seconds.
+        `adapter`: see `training_flops`."""
+        self._shape, self._adapter = shape, adapter
         self.peak = peak
         self._flops_per_second = peak.flops * devices
         self._marks: deque[_Mark] = deque([_Mark(started, StepWork(0, 0))], maxlen=window + 1)
@@ -63,7 +73,9 @@ class Meter:
         speed = tokens / seconds
         return Reading(
             tokens_per_second=speed,
-            mfu=training_flops(self._shape, tokens, pairs, predicting) / seconds / self._flops_per_second,
+            mfu=training_flops(self._shape, tokens, pairs, predicting, self._adapter)
+            / seconds
+            / self._flops_per_second,
             mfu_6nd=six_n_d(self._shape, tokens) / seconds / self._flops_per_second,
             eta_seconds=tokens_left / speed if speed else float("inf"),
         )

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tessera_trainer.adapter import Adapter, freeze, linear
 from tessera_trainer.attention import Scores, attention
 from tessera_trainer.experts import MixtureFeedForward
 from tessera_trainer.feed_forward import FeedForward
@@ -30,15 +31,15 @@ from tessera_trainer.style import HeadNorm, Norms
 class Attention(nn.Module):
     """Mixes the positions of a document."""
 
-    def __init__(self, shape: ModelShape, layer: int) -> None:
+    def __init__(self, shape: ModelShape, layer: int, adapter: Adapter | None) -> None:
         super().__init__()
         style = shape.style
         self._heads, self._kv_heads, self._width = shape.heads, shape.kv_heads, shape.head_width
         self._longest, self._turned, self._head_norm = shape.sequence_length, shape.turned(layer), style.head_norm
         scale = None if style.query_scale is None else style.query_scale**-0.5
         self._scores = Scores(scale, shape.window(layer), style.score_cap or 0.0)
-        self.qkv = nn.Linear(shape.hidden, sum(shape.qkv_rows), bias=style.qkv_bias)
-        self.output = nn.Linear(shape.heads * shape.head_width, shape.hidden, bias=style.output_bias)
+        self.qkv = linear(shape.hidden, shape.qkv_rows, style.qkv_bias, adapter)
+        self.output = linear(shape.heads * shape.head_width, (shape.hidden,), style.output_bias, adapter)
         if style.head_norm is not HeadNorm.NONE:
             query, key, _ = shape.qkv_rows
             whole = style.head_norm is HeadNorm.WHOLE
@@ -69,19 +70,21 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """One layer: attention, then feed-forward or experts, each with its norms and added to the stream."""
 
-    def __init__(self, shape: ModelShape, layer: int) -> None:
+    def __init__(self, shape: ModelShape, layer: int, adapter: Adapter | None) -> None:
         super().__init__()
         norms = shape.style.norms
         self._before, self._after = norms is not Norms.AFTER, norms is not Norms.BEFORE
         if self._before:
             self.attention_norm = RmsNorm(shape.hidden, shape.norm_epsilon)
-        self.attention = Attention(shape, layer)
+        self.attention = Attention(shape, layer, adapter)
         if self._after:
             self.after_attention_norm = RmsNorm(shape.hidden, shape.norm_epsilon)
         if self._before:
             self.feed_forward_norm = RmsNorm(shape.hidden, shape.norm_epsilon)
         mixture = shape.mixture(layer)
-        self.feed_forward = FeedForward(shape, shape.ffn) if mixture is None else MixtureFeedForward(shape, mixture)
+        self.feed_forward = (
+            FeedForward(shape, shape.ffn, adapter) if mixture is None else MixtureFeedForward(shape, mixture)
+        )
         self._experts = mixture is not None
         if self._after:
             self.after_feed_forward_norm = RmsNorm(shape.hidden, shape.norm_epsilon)
@@ -97,17 +100,20 @@ class Block(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The whole model. A tied head is the embedding's own weight, not a second parameter."""
+    """The whole model. A tied head is the embedding's own weight, not a second parameter. With an `adapter` nothing
+    else is trained."""
 
-    def __init__(self, shape: ModelShape, device: str | torch.device = "meta") -> None:
+    def __init__(self, shape: ModelShape, device: str | torch.device = "meta", adapter: Adapter | None = None) -> None:
         with torch.device(device):
             super().__init__()
             self.shape = shape
             self.embedding = nn.Embedding(shape.vocabulary, shape.hidden)
-            self.layers = nn.ModuleList(Block(shape, layer) for layer in range(shape.layers))
+            self.layers = nn.ModuleList(Block(shape, layer, adapter) for layer in range(shape.layers))
             self.norm = RmsNorm(shape.hidden, shape.norm_epsilon)
             if not shape.tied:
                 self.head = nn.Linear(shape.hidden, shape.vocabulary, bias=False)
+            if adapter is not None:
+                freeze(self)
 
     def forward(self, batch: MicroBatch) -> tuple[Tensor, int]:
         """The loss summed over the batch's tokens (float32 scalar), and how many tokens counted."""

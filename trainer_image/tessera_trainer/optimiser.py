@@ -8,7 +8,7 @@ layout follows from the model alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -49,14 +49,13 @@ class AdamW:
     def __init__(self, model: nn.Module, settings: AdamWSettings, group: dist.ProcessGroup) -> None:
         self._settings, self._group = settings, group
         self._parameters = dict(model.named_parameters())
-        self._weights = [local_part(parameter.detach()) for parameter in self._parameters.values()]
+        self._trained = {name: one for name, one in self._parameters.items() if one.requires_grad}
+        local = {name: local_part(parameter.detach()) for name, parameter in self._parameters.items()}
+        self._all = list(local.values())
+        self._weights = [local[name] for name in self._trained]
         self._first = [torch.zeros_like(weight) for weight in self._weights]
         self._second = [torch.zeros_like(weight) for weight in self._weights]
-        self._decayed = [
-            weight
-            for weight, parameter in zip(self._weights, self._parameters.values(), strict=True)
-            if parameter.dim() >= 2
-        ]
+        self._decayed = [local[name] for name, parameter in self._trained.items() if parameter.dim() >= 2]
         self.updates = 0
 
     def step(self, rate: float, wanted: Callable[[float], bool] = math.isfinite) -> Update:
@@ -74,24 +73,21 @@ class AdamW:
         return Update(norm, applied=True)
 
     def weights(self) -> Iterator[Shard]:
-        """The shards of the parameters, in the model's order."""
-        return self._shards(self._weights, "")
+        """The shards of the parameters, frozen ones too, in the model's order."""
+        return _shards(self._parameters, self._all, "")
 
     def state(self) -> Iterator[Shard]:
-        """All that a checkpoint holds: the weights, then both moments, under names of their own."""
+        """All that a checkpoint holds: the weights, then both moments of those that are trained, under names of their
+        own."""
         return chain(
-            self._shards(self._weights, "weight/"),
-            self._shards(self._first, "exp_avg/"),
-            self._shards(self._second, "exp_avg_sq/"),
+            _shards(self._parameters, self._all, "weight/"),
+            _shards(self._trained, self._first, "exp_avg/"),
+            _shards(self._trained, self._second, "exp_avg_sq/"),
         )
-
-    def _shards(self, tensors: Sequence[Tensor], prefix: str) -> Iterator[Shard]:
-        named = zip(self._parameters.items(), tensors, strict=True)
-        return (shard_of(prefix + name, parameter, tensor) for (name, parameter), tensor in named)
 
     def _gradients(self) -> list[Shard]:
         gradients = []
-        for name, parameter in self._parameters.items():
+        for name, parameter in self._trained.items():
             if parameter.grad is None:
                 raise ValueError(f"parameter {name} got no gradient; each parameter must take part in each step")
             gradients.append(shard_of(name, parameter, local_part(parameter.grad)))
@@ -111,3 +107,8 @@ class AdamW:
         torch._foreach_add_(denominators, settings.epsilon)
         size = rate / (1.0 - settings.beta1**self.updates)
         torch._foreach_addcdiv_(self._weights, self._first, denominators, -size)
+
+
+def _shards(parameters: Mapping[str, nn.Parameter], tensors: Sequence[Tensor], prefix: str) -> Iterator[Shard]:
+    named = zip(parameters.items(), tensors, strict=True)
+    return (shard_of(prefix + name, parameter, tensor) for (name, parameter), tensor in named)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from tessera_api.resolved_run import FirstWeights, ForeignWeights, ResolvedRun, read_first
 from tessera_api.run_directory import ORIGIN_NAME
 from tessera_store import Store, open_store
+from tessera_trainer.adapter import is_adapter
 from tessera_trainer.foreign_config import ForeignModel, shape_of
 from tessera_trainer.foreign_weights import ForeignFiles
 from tessera_trainer.optimiser import AdamW
@@ -40,9 +41,9 @@ def shape_for(resolved: ResolvedRun, first: First | None, vocabulary: int) -> Mo
 
 
 def load_origin(first: First, shape: ModelShape, optimiser: AdamW) -> None:
-    """Fill this rank's weights, all of them; moments stay at zero. Raises CheckpointDamaged, ForeignModel, ValueError
-    (another model) and the store's errors."""
-    weights = [shard for shard in optimiser.state() if shard.name.startswith(WEIGHTS)]
+    """Fill this rank's weights, all but adapters; moments stay at zero. Raises CheckpointDamaged, ForeignModel,
+    ValueError (another model) and the store's errors."""
+    weights = [shard for shard in optimiser.state() if shard.name.startswith(WEIGHTS) and not is_adapter(shard.name)]
     if isinstance(first, FirstWeights):
         restore(first.objects, open_store(first.storage), weights)
     else:

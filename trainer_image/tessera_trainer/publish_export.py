@@ -29,9 +29,10 @@ def publish_export(folder: Path, storage: str) -> str:
 
 def _copy(folder: Path, store: Store) -> None:
     files = {}
-    for file in sorted(path for path in folder.iterdir() if path.is_file()):
-        files[file.name] = {"bytes": file.stat().st_size, "sha256": _sha256(file)}
-        store.put(f"{PREFIX}{file.name}", file)
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name = file.relative_to(folder).as_posix()
+        files[name] = {"bytes": file.stat().st_size, "sha256": _sha256(file)}
+        store.put(f"{PREFIX}{name}", file)
     store.put(f"{PREFIX}{MARKER}", json.dumps({"files": files}, indent=1).encode())
 
 

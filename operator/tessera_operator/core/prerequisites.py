@@ -82,6 +82,11 @@ def _origin(view: View) -> Blocked | None:
     if view.origin.start is None:
         words = f"{path} has succeeded, but its ConfigMap with run.json is gone, which names its model and storage"
         return Blocked("OriginForgotten", f"{words}: delete {origin.run} and create it anew: it has ended at once")
+    if view.origin.start.run.spec.training.lora is not None:
+        words = f"{path} has trained an adapter, and its weights lie apart from it"
+        return Blocked(
+            "OriginHasAdapter", f"{words}: start from its export, model.from.uri: {view.origin.start.storage}/export"
+        )
     return None
 
 
