@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from tessera_api.dataset_build import DatasetBuildStatus
 from tessera_api.recipes import RecipeName, recipe
 from tessera_api.resolved_run import ResolvedOrigin
+from tessera_api.training import Lora
+from tessera_api.training_run import Method
 from tessera_api.training_run_status import TrainingRunStatus
 from tessera_operator.core.resolve import Ingredients, Surroundings, resolve
 from tessera_operator.core.run_decision import decide
@@ -18,7 +21,9 @@ from tests.unit.operator_world import NOW, a_run, a_start, a_view, built, condit
 
 SHORT = built().model_copy(update={"tokens": 9})
 FAILED_BUILD = DatasetBuildStatus(conditions=(condition("Succeeded", "False", message="no"),))
+CHATS = built().model_copy(update={"learned": 5000})
 CHAINED = a_run(model={"from": {"run": "base"}})
+FINETUNE = CHAINED.model_copy(update={"spec": CHAINED.spec.model_copy(update={"method": Method.FINETUNE})})
 
 
 def a_base(status: str, start: bool = True, **more: Any) -> OriginSeen:
@@ -43,6 +48,15 @@ def taught_otherwise() -> OriginSeen:
     return OriginSeen(base.status, base.start.model_copy(update={"datasets": {"stdlib": other}}))
 
 
+def with_an_adapter() -> OriginSeen:
+    base = a_base("True")
+    assert base.start is not None
+    training = base.start.run.spec.training.model_copy(update={"lora": Lora(rank=8, alpha=Decimal(16))})
+    spec = base.start.run.spec.model_copy(update={"training": training})
+    run = base.start.run.model_copy(update={"spec": spec})
+    return OriginSeen(base.status, base.start.model_copy(update={"run": run}))
+
+
 @pytest.mark.parametrize(
     ("change", "reason", "words"),
     [
@@ -58,6 +72,13 @@ def taught_otherwise() -> OriginSeen:
         ({"run": CHAINED, "origin": a_base("Unknown", step="4/97")}, "OriginNotReady", "not ended, at step 4/97"),
         ({"run": CHAINED, "origin": a_base("False")}, "OriginFailed", "base has failed: bad loss"),
         ({"run": CHAINED, "origin": a_base("True", start=False)}, "OriginForgotten", "run.json is gone"),
+        (
+            {"run": CHAINED, "origin": with_an_adapter()},
+            "OriginHasAdapter",
+            "model.from.uri: s3://models/runs/base/export",
+        ),
+        ({"datasets": {"stdlib": CHATS}}, "DatasetsUnfit", "stdlib holds conversations, and method is pretrain"),
+        ({"run": FINETUNE, "origin": a_base("True")}, "DatasetsUnfit", "stdlib holds text, and method is finetune"),
         (
             {"run": CHAINED, "origin": taught_otherwise()},
             "DatasetsUnfit",

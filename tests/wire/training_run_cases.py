@@ -125,10 +125,31 @@ RULES = (
             "spec.training.schedule.warmupSteps": 1,
         },
     ),
+    Case(
+        TRAINING_RUN,
+        {"spec.training.lora": {"rank": 8, "alpha": "16"}, "spec.model": {"recipe": "llama-1m"}},
+        "spec.training.lora",
+        "training.lora adapts a model that there is",
+        {"spec.training.lora": {"rank": 8, "alpha": "16"}, "spec.model": {"from": {"run": "tiny"}}},
+    ),
+    Case(
+        TRAINING_RUN,
+        {"spec.training.lora": {"rank": 8, "alpha": "0"}, "spec.model": {"from": {"run": "tiny"}}},
+        "spec.training.lora.alpha",
+        "alpha is 0: it must be above 0 and at most 65536",
+        {"spec.training.lora": {"rank": 8, "alpha": "0.5"}, "spec.model": {"from": {"run": "tiny"}}},
+    ),
     *pod_template_cases.RULES,
 )
 
 _BOUNDS = (
+    Case(
+        TRAINING_RUN,
+        {"spec.training.lora": {"rank": 1025, "alpha": "16"}, "spec.model": {"from": {"run": "tiny"}}},
+        "spec.training.lora.rank",
+        "should be less than or equal to 1024",
+        {"spec.training.lora": {"rank": 1024, "alpha": "16"}, "spec.model": {"from": {"run": "tiny"}}},
+    ),
     _run(
         "spec.method",
         "align",
