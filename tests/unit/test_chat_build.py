@@ -18,7 +18,7 @@ from tessera_data.build import Built, Sizes, build_dataset
 from tessera_data.manifest import Split
 from tessera_data.reader import Dataset
 from tessera_data.refusal import Refused
-from tests.unit.chats import a_chat_build, conversations
+from tests.unit.chats import CHATML, a_chat_build, conversations
 
 
 def built(folder: Path, records: list[dict[str, Any]], sizes: Sizes | None = None, **source: Any) -> Built:
@@ -61,6 +61,7 @@ def test_every_conversation_comes_back_once_with_its_answers_marked(tmp_path: Pa
     expected = {(as_read(one), "".join(answers(one))) for one in given}
     assert set(texts) == expected
     info = found.manifest.splits[Split.TRAIN]
+    assert found.manifest.build["chatTemplate"] == hashlib.sha256(CHATML.encode()).hexdigest()
     assert found.manifest.of_chat
     assert info.learned is not None
     assert 0 < info.learned < info.tokens

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from tessera_data import encode, ingest
+from tessera_data.chat_template import TEMPLATE_VERSION
 from tessera_data.documents import TEXT_VERSION
 from tessera_data.encode import AnyEncoder
 from tessera_data.manifest import MANIFEST, TOKENIZER, Manifest, Split, SplitInfo
@@ -151,6 +152,8 @@ def make_manifest(
         "heldOutShare": str(plan.build.spec.held_out.share.normalize()),
         "sources": [_source(plan, number, workspace) for number in range(len(plan.files))],
     }
+    if (template := plan.build.spec.tokenizer.chat_template) is not None:
+        build |= {"chatTemplate": template.sha256, "templateVersion": TEMPLATE_VERSION}
     return Manifest(plan.build.metadata.name, plan.fingerprint, encoder.dtype.name, encoder.info, splits, build)
 
 
