@@ -1,10 +1,10 @@
 """Trains a tiny model in forked ranks, once per case, and writes what came out: `exact_worker.py CASES.json`.
 
 A case is {"world": W, "steps": [first, last], "precision", "compiled", "checkpointed", "tied", "experts", "adapter",
-"store", "resume", "save", "plain", "out"}. torch is imported once, by the parent, which never computes; each case forks
-its ranks. `out` gets {"losses", "norms", "weights", "state", "part"...} of rank 0 and the parts that all ranks saved;
-with "plain", how far loss and gradients of the first step are from those of one backward pass without FSDP2, units or
-ranks.
+"evaluated", "store", "resume", "save", "plain", "out"}. torch is imported once, by the parent, which never computes;
+each case forks its ranks. `out` gets {"losses", "norms", "weights", "state", "part"...} of rank 0 and the parts that all
+ranks saved; with "plain", how far loss and gradients of the first step are from those of one backward pass without
+FSDP2, units or ranks.
 """
 
 from __future__ import annotations
@@ -105,6 +105,9 @@ def run(case: dict[str, Any]) -> dict[str, Any]:
         objects = [StoredObject.model_validate(stored) for stored in case["resume"]]
         progress = restore(objects, store, list(training.optimiser.state()))
         training.optimiser.updates, first = progress.updates, progress.step
+    if case.get("evaluated"):
+        with torch.no_grad():
+            training.model(micro_batch(99, 0))
     losses, norms = [], []
     for step in range(first, last):
         batches = [micro_batch(step, unit) for unit in training.gradients.mine]

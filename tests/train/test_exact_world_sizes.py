@@ -36,6 +36,7 @@ def trainings(folder: Path) -> dict[str, Case]:
     cases: dict[str, Case] = {}
     for name, (variant, worlds) in VARIANTS.items():
         cases |= {f"{name} at {world}": variant | {"world": world, "steps": [0, STEPS]} for world in worlds}
+    cases["evaluated"] = {"world": 3, "steps": [0, STEPS], "evaluated": True}
     cases["plain"] = {"world": 3, "steps": [0, 1], "plain": True}
     cases["other data"] = {"world": 1, "steps": [1, STEPS + 1]}
     before = None
@@ -93,6 +94,10 @@ def test_changes_of_world_size_through_checkpoints_leave_no_trace(outcomes: dict
     assert {key: last[key] for key in ("weights", "state", "loss")} == {
         key: undisturbed[key] for key in ("weights", "state", "loss")
     }
+
+
+def test_an_evaluation_before_the_first_step_changes_nothing(outcomes: dict[str, Case]) -> None:
+    assert outcomes["evaluated"] == outcomes["float32 at 1"]
 
 
 def test_other_data_gives_other_bits(outcomes: dict[str, Case]) -> None:
