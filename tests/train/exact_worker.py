@@ -2,8 +2,8 @@
 
 A case is {"world": W, "steps": [first, last], "precision", "compiled", "checkpointed", "tied", "experts", "adapter",
 "evaluated", "store", "resume", "save", "plain", "out"}. torch is imported once, by the parent, which never computes;
-each case forks its ranks. `out` gets {"losses", "norms", "weights", "state", "part"...} of rank 0 and the parts that all
-ranks saved; with "plain", how far loss and gradients of the first step are from those of one backward pass without
+each case forks its ranks. `out` gets {"losses", "norms", "weights", "state", "part"...} of rank 0 and the parts that
+all ranks saved; with "plain", how far loss and gradients of the first step are from those of one backward pass without
 FSDP2, units or ranks.
 """
 
