@@ -48,16 +48,15 @@ class ChatEncoder:
         """Conversations in their canonical form; None for one that the template does not follow."""
         for document in documents:
             try:
-                yield self._encoded(json.loads(document))
+                yield self._encoded(document)
             except NotFollowed as error:
                 self.refusal = self.refusal or str(error)
                 yield None
 
-    def _encoded(self, messages: Sequence[dict[str, Any]]) -> Encoded:
-        for message in messages:
-            if self._special is not None and (found := self._special.search(message["content"])):
-                raise NotFollowed(f"a message says {found[0]}, which is a token of the template's own")
-        rendered = self._template.render(messages)
+    def _encoded(self, document: str) -> Encoded:
+        if self._special is not None and (found := self._special.search(document)):  # in any field of a message
+            raise NotFollowed(f"a message says {found[0]}, which is a token of the template's own")
+        rendered = self._template.render(json.loads(document))
         encoding = self._tokenizer.encode(rendered.text, add_special_tokens=False)
         tokens = np.array(encoding.ids, np.uint32)
         marked = _marked(rendered, encoding.offsets)

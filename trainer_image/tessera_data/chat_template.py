@@ -19,8 +19,7 @@ from typing import Any
 from tessera_api.dataset_build import ChatTemplate as Asked
 from tessera_data.conversations import LEARN
 from tessera_data.refusal import Refused
-from tessera_data.sources import parent_and_name
-from tessera_store import open_store
+from tessera_data.sources import pinned_file
 
 TEMPLATE_VERSION = "chat-1"
 _GENERATION = re.compile(r"\{%(-?)\s*(end)?generation\s*(-?)%\}")
@@ -82,15 +81,7 @@ class ChatTemplate:
 
 def pinned_template(asked: Asked, special: Sequence[str]) -> ChatTemplate:
     """The template of a build. Refused if its digest differs, or it is none; raises tessera_store's errors."""
-    folder, name = parent_and_name(asked.uri)
-    data = open_store(folder).get(name)
-    found = hashlib.sha256(data).hexdigest()
-    if found != asked.sha256:
-        raise Refused(
-            f"chat template {asked.uri}",
-            f"its sha256 is {found}, tokenizer.chatTemplate.sha256 says {asked.sha256}",
-            "restore the file, or correct the digest if the new one is meant",
-        )
+    data = pinned_file(asked.uri, asked.sha256, "chat template", "tokenizer.chatTemplate.sha256")
     return ChatTemplate(data, f"chat template {asked.uri}", special)
 
 

@@ -171,6 +171,21 @@ def parent_and_name(uri: str) -> tuple[str, str]:
     return folder, unquote(name)
 
 
+def pinned_file(uri: str, sha256: str, what: str, field: str) -> bytes:
+    """The file at `uri`, which is `what` of the build, and whose digest stands in its `field`. Refused if it has another
+    one; raises tessera_store's errors."""
+    folder, name = parent_and_name(uri)
+    data = open_store(folder).get(name)
+    found = hashlib.sha256(data).hexdigest()
+    if found != sha256:
+        raise Refused(
+            f"{what} {uri}",
+            f"its sha256 is {found}, {field} says {sha256}",
+            "restore the file, or correct the digest if the new one is meant",
+        )
+    return data
+
+
 def _open(uri: str, source: Source) -> Store:
     try:
         return open_store(uri)

@@ -19,8 +19,7 @@ from tessera_api.dataset_build import TokenizerSpec
 from tessera_data.manifest import TokenizerInfo
 from tessera_data.refusal import Refused
 from tessera_data.shards import Tokens, token_dtype
-from tessera_data.sources import parent_and_name
-from tessera_store import open_store
+from tessera_data.sources import pinned_file
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -46,17 +45,7 @@ def library_version() -> str:
 
 def pinned(spec: TokenizerSpec) -> bytes:
     """The tokenizer.json of the spec. Refused if its digest differs; raises tessera_store's errors."""
-    uri = spec.uri or ""
-    folder, name = parent_and_name(uri)
-    data = open_store(folder).get(name)
-    found = hashlib.sha256(data).hexdigest()
-    if found != spec.sha256:
-        raise Refused(
-            f"tokenizer {uri}",
-            f"its sha256 is {found}, tokenizer.sha256 says {spec.sha256}",
-            "restore the file, or correct the digest if the new one is meant",
-        )
-    return data
+    return pinned_file(spec.uri or "", spec.sha256 or "", "tokenizer", "tokenizer.sha256")
 
 
 def pinned_encoder(spec: TokenizerSpec) -> Encoder:

@@ -27,7 +27,7 @@ from tessera_trainer.export import TokenizerFile, export
 from tessera_trainer.held_out import evaluate, together
 from tessera_trainer.kept_parts import KeptParts
 from tessera_trainer.loop import Parts, train
-from tessera_trainer.origin import read_origin
+from tessera_trainer.origin import model_folder, read_origin
 from tessera_trainer.parallel import join_world
 from tessera_trainer.publish_export import publish_export
 from tessera_trainer.restore import Readable
@@ -89,7 +89,7 @@ def _conclude(run: tessera_run.Run, resolved: ResolvedRun, parts: Parts, directo
         tokenizer = TokenizerFile(dataset.tokenizer(), dataset.manifest.tokenizer.end_of_text, original)
         export(directory.export, parts.shape, weights, tokenizer)
         if pairs and original is not None:
-            export_adapter(directory.export, parts.shape, pairs, original.storage)
+            export_adapter(directory.export, parts.shape, pairs, model_folder(original))
         where = publish_export(directory.export, resolved.storage)
         run.note("Exported", where)
     else:

@@ -27,6 +27,11 @@ def read_origin(resolved: ResolvedRun, store: Store) -> First | None:
     return None if resolved.origin is None else read_first(store.get(ORIGIN_NAME))
 
 
+def model_folder(first: First) -> str:
+    """Where the model lies that a run began with, for others to use."""
+    return first.storage if isinstance(first, ForeignWeights) else f"{first.storage.rstrip('/')}/export"
+
+
 def shape_for(resolved: ResolvedRun, first: First | None, vocabulary: int) -> ModelShape:
     """The shape of the run's model, with rows of the run's length. Raises ForeignModel, ValueError."""
     length = resolved.run.spec.data.sequence_length
