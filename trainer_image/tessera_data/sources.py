@@ -172,8 +172,8 @@ def parent_and_name(uri: str) -> tuple[str, str]:
 
 
 def pinned_file(uri: str, sha256: str, what: str, field: str) -> bytes:
-    """The file at `uri`, which is `what` of the build, and whose digest stands in its `field`. Refused if it has another
-    one; raises tessera_store's errors."""
+    """The file at `uri`, which is `what` of the build, and whose digest stands in its `field`. Refused if it has
+    another one; raises tessera_store's errors."""
     folder, name = parent_and_name(uri)
     data = open_store(folder).get(name)
     found = hashlib.sha256(data).hexdigest()
