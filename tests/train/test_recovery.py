@@ -328,12 +328,13 @@ def test_a_program_that_fails_three_times_at_the_same_line_ends_the_run_with_the
 
 
 def test_a_node_on_which_alone_a_program_fails_proves_itself_and_is_then_replaced_by_the_spare(start: Start) -> None:
-    lab = start(steps=1, TINY_FAIL_AT="25", TINY_FAIL_ON="node-1")
-    assert "node-1" in lab.members()
+    lab = start(spares=0, steps=1, TINY_FAIL_AT="200", TINY_FAIL_ON="node-1")
+    lab.add_node("node-3")  # whichever of four is ready last would be the spare
+    lab.wait_for("spare", lambda: spare_ready(lab, 4), START_SECONDS)
 
     assert lab.nodes["node-1"].wait(120) == ExitCode.REPLACED
 
-    lab.wait_step(30, NEXT_STEP_SECONDS)
+    lab.wait_step(205, NEXT_STEP_SECONDS)
     assert [one["action"] for one in incidents(lab)] == ["RestartInPlace", "ReForm", "ReplaceNode"]
     assert {(one["failure"], one["node"]) for one in incidents(lab)} == {("WorkerCrash", "node-1")}
     assert "this node has to prove itself" in lab.directory.agent_log("node-1").read_text()
