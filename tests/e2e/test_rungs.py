@@ -56,7 +56,7 @@ def test_a_model_in_a_bucket_is_finetuned_through_the_loss_of_a_node(installed: 
 
 def a_run(place: str) -> dict[str, Any]:
     training = {
-        "tokens": 150 * 8 * 256,
+        "tokens": 800 * 8 * 256,
         "seed": 7,
         "globalBatch": 8,
         "unit": 2,
