@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -117,6 +118,23 @@ def run_directory(root: Path, resolved: ResolvedRun) -> tuple[RunDirectory, byte
 def environment() -> dict[str, str]:
     """For programs that a test starts by itself."""
     return os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUNBUFFERED": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def tessera_local(folder: Path, *documents: Mapping[str, Any], limit: float = 400.0) -> tuple[int, str]:
+    """`tessera local` on these manifests, its work folder being `folder`/work: its exit code, and all that it said."""
+    manifest = folder / "all.yaml"
+    manifest.write_text("\n---\n".join(map(json.dumps, documents)))
+    command = [sys.executable, "-m", "tessera_cli", "local", str(manifest), "--workdir", str(folder / "work")]
+    done = subprocess.run(
+        command,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=limit,
+        check=False,
+    )
+    return done.returncode, done.stdout
 
 
 def node(directory: RunDirectory, name: str) -> Mapping[str, Any] | None:

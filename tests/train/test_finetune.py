@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +13,10 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from tessera_api.run_directory import RunDirectory
-from tests.train.local_place import environment
+from tests.train.local_place import tessera_local
 from tests.unit.chats import CHATML, a_chat_build, conversations
 
 pytestmark = pytest.mark.timeout(600)
-LIMIT = 400.0
 STEPS = 120
 
 
@@ -69,22 +66,6 @@ def a_run(model: Path, storage: Path) -> dict[str, Any]:
     }
 
 
-def local(folder: Path, *documents: dict[str, Any]) -> tuple[int, str]:
-    manifest = folder / "all.yaml"
-    manifest.write_text("\n---\n".join(map(json.dumps, documents)))
-    command = [sys.executable, "-m", "tessera_cli", "local", str(manifest), "--workdir", str(folder / "work")]
-    done = subprocess.run(
-        command,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=LIMIT,
-        check=False,
-    )
-    return done.returncode, done.stdout
-
-
 def answered(export: Path, question: str) -> str:
     tokenizer: Any = AutoTokenizer.from_pretrained(export)
     model: Any = AutoModelForCausalLM.from_pretrained(export)
@@ -99,7 +80,7 @@ def test_a_model_learns_to_answer_in_the_way_of_its_conversations(tmp_path: Path
     build = a_chat_build(tmp_path, [{"messages": one} for one in conversations(1500, 21)])
     a_model(tmp_path / "model", tmp_path / "tokenizer.json")
 
-    code, said = local(tmp_path, build, a_run(tmp_path / "model", tmp_path / "storage"))
+    code, said = tessera_local(tmp_path, build, a_run(tmp_path / "model", tmp_path / "storage"))
 
     assert code == 0, said
     assert re.search(r"dataset chats: conversations of \d+ tokens, \d+\.\d % of them learned", said), said
@@ -119,7 +100,7 @@ def test_an_adapter_alone_is_trained_and_comes_out_both_ways(tmp_path: Path) -> 
     run["spec"]["training"] |= {"lora": {"rank": 8, "alpha": "16"}, "tokens": 40 * 8 * 256, "learningRate": "1e-2"}
     run["spec"]["checkpoint"] = {"every": 10}
 
-    code, said = local(tmp_path, build, run)
+    code, said = tessera_local(tmp_path, build, run)
 
     assert code == 0, said
     directory = RunDirectory(tmp_path / "work" / "runs" / "tuned")
@@ -144,7 +125,7 @@ def test_text_is_not_for_finetuning_and_conversations_are_for_nothing_else(tmp_p
     run = a_run(tmp_path / "model", tmp_path / "storage")
     run["spec"]["method"] = "continue"
 
-    code, said = local(tmp_path, build, run)
+    code, said = tessera_local(tmp_path, build, run)
 
     assert code != 0
     assert "chats holds conversations, and method is continue: finetune takes datasets of content chat" in said, said

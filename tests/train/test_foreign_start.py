@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +15,9 @@ from workload import Workload, build, dataset
 from tessera_api.log import Open
 from tessera_cli.run_log_entries import read_entries
 from tessera_store import open_store
-from tests.train.local_place import environment
+from tests.train.local_place import tessera_local
 
 VOCABULARY = 512
-LIMIT = 300.0
 pytestmark = pytest.mark.timeout(600)
 
 
@@ -46,19 +43,8 @@ def trained(tmp_path: Path, model: str, learning_rate: str) -> tuple[int, str, P
     run = Workload("llama-1m", 8, 64, 4, 2, 2, 1, 2).manifest("tuned", (tmp_path / "storage").as_uri())
     run["spec"]["model"] = {"from": {"uri": model}}
     run["spec"]["training"]["learningRate"] = learning_rate
-    manifest = tmp_path / "run.yaml"
-    manifest.write_text("\n---\n".join(map(json.dumps, (build(tmp_path / "data" / str(VOCABULARY), VOCABULARY), run))))
-    command = [sys.executable, "-m", "tessera_cli", "local", str(manifest), "--workdir", str(tmp_path / "work")]
-    done = subprocess.run(
-        command,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=LIMIT,
-        check=False,
-    )
-    return done.returncode, done.stdout, tmp_path / "work" / "runs" / "tuned"
+    code, said = tessera_local(tmp_path, build(tmp_path / "data" / str(VOCABULARY), VOCABULARY), run)
+    return code, said, tmp_path / "work" / "runs" / "tuned"
 
 
 def test_a_model_of_others_on_s3_is_trained_and_exported_as_what_it_was(tmp_path: Path, s3_uri: str) -> None:

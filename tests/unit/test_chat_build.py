@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import json
 from pathlib import Path
@@ -15,6 +16,7 @@ from tokenizers import Tokenizer
 
 from tessera_api.dataset_build import DatasetBuild
 from tessera_data.build import Built, Sizes, build_dataset
+from tessera_data.conversations import Conversations, Unusable
 from tessera_data.manifest import Split
 from tessera_data.reader import Dataset
 from tessera_data.refusal import Refused
@@ -116,6 +118,30 @@ def test_conversations_in_parquet_are_those_in_lines(tmp_path: Path) -> None:
     assert found.manifest.splits == lines.manifest.splits
 
 
+def test_what_json_has_no_word_for_and_what_is_nested_without_end_stops_no_build(tmp_path: Path) -> None:
+    conversations_of = Conversations(DatasetBuild.model_validate(a_chat_build(tmp_path, [])).spec.sources[0])
+    talk: list[dict[str, Any]] = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]
+    timed = [talk[0] | {"when": datetime.date(2026, 11, 1)}, talk[1]]
+    found = conversations_of.canonical({"messages": timed})
+    assert isinstance(found, str)
+    assert json.loads(found)[0]["when"] == "2026-11-01"
+    deep: Any = "x"
+    for _ in range(100_000):
+        deep = [deep]
+    assert conversations_of.canonical({"messages": [talk[0] | {"tools": deep}, talk[1]]}) is Unusable.NO_MESSAGES
+
+
+def test_a_row_of_parquet_that_is_no_text_is_left_out_alone(tmp_path: Path) -> None:
+    manifest = a_chat_build(tmp_path, [], format="parquet", promptField="ask", responseField="say")
+    folder = tmp_path / "chats"
+    (folder / "chats.jsonl").unlink()
+    said = pyarrow.array([b"one", b"\xff\xfe", b"three"], pyarrow.binary()).view(pyarrow.string())
+    parquet.write_table(pyarrow.table({"ask": ["1?", "2?", "3?"], "say": said}), folder / "chats.parquet")
+    found = build_dataset(DatasetBuild.model_validate(manifest), tmp_path / "work", lambda *_: None)
+    counts = found.manifest.build["sources"][0]["documents"]
+    assert (counts["read"], counts["undecodable"], counts["train"] + counts["heldOut"]) == (3, 1, 2)
+
+
 def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
     good = [{"messages": one} for one in conversations(20, 12)]
     odd: list[dict[str, Any]] = [
@@ -141,6 +167,15 @@ def test_a_template_that_follows_nothing_is_refused(tmp_path: Path) -> None:
         build_dataset(DatasetBuild.model_validate(manifest), tmp_path / "work", lambda *_: None)
     template["sha256"] = hashlib.sha256(text.encode()).hexdigest()
     with pytest.raises(Refused, match="it leaves nothing to train on: 5 conversations are not followed"):
+        build_dataset(DatasetBuild.model_validate(manifest), tmp_path / "work", lambda *_: None)
+
+
+def test_a_column_of_another_kind_is_refused_with_the_field_that_names_it(tmp_path: Path) -> None:
+    manifest = a_chat_build(tmp_path, [], format="parquet", promptField="ask", responseField="say")
+    folder = tmp_path / "chats"
+    (folder / "chats.jsonl").unlink()
+    parquet.write_table(pyarrow.table({"ask": ["hi"], "say": [5]}), folder / "chats.parquet")
+    with pytest.raises(Refused, match=r"column say holds int64.*promptField and responseField"):
         build_dataset(DatasetBuild.model_validate(manifest), tmp_path / "work", lambda *_: None)
 
 

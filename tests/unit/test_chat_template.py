@@ -97,6 +97,8 @@ def test_white_space_around_what_is_said_goes_where_the_template_leaves_it() -> 
         ("{% for message in messages %}{{ message.content * 2 }}{% endfor %}", "repeats one"),
         ("{% for message in messages %}{{ message.content | upper }}{% endfor %}", "another order"),
         ("{% for message in messages %}{{ message.content | replace('It', 'X') }}.{% endfor %}", "changes what"),
+        ("{{ 1 / 0 }}", "the template refuses it: division by zero"),
+        ("{% for number in range(1000000000) %}{% endfor %}", "the template refuses it: Range too big"),
         ("{{ raise_exception('not for me') }}", "the template refuses it: not for me"),
         ("{% for message in messages %}{{ message.content.no.such }}{% endfor %}", "the template refuses it"),
     ],

@@ -42,7 +42,7 @@ class ChatEncoder:
         special = "|".join(map(re.escape, sorted(special_tokens(data), key=len, reverse=True)))
         self._special = re.compile(special) if special else None
         self.refusal = ""
-        """Why the first conversation was left out that was."""
+        """Why the first conversation was left out that was; whoever begins a new count empties it."""
 
     def encode(self, documents: Sequence[str]) -> Iterator[Encoded | None]:
         """Conversations in their canonical form; None for one that the template does not follow."""

@@ -65,11 +65,9 @@ class ChatTemplate:
         return Rendered(text, tuple(spans))
 
     def _text(self, messages: Sequence[dict[str, Any]]) -> str:
-        from jinja2 import TemplateError
-
         try:
             return str(self._template.render(messages=messages, add_generation_prompt=False, **self._names))
-        except (TemplateError, TypeError, ValueError, KeyError) as error:
+        except Exception as error:  # others' program, which may fail in any way
             raise NotFollowed(f"the template refuses it: {error}") from error
 
     def _end_of_turn(self, after: str) -> int:

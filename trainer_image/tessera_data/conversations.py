@@ -42,7 +42,10 @@ class Conversations:
         if not learned:
             return Unusable.NOTHING_LEARNED
         marked = [message | {LEARN: place in learned} for place, message in enumerate(messages)]
-        return json.dumps(marked, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+        try:  # a column of Parquet may hold times and the like
+            return json.dumps(marked, ensure_ascii=False, sort_keys=True, separators=(",", ":"), default=str)
+        except RecursionError:
+            return Unusable.NO_MESSAGES
 
     def _messages(self, record: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Empty where anything is not as it should be."""

@@ -71,7 +71,9 @@ def _documents(folder: SourceFolder, span: Span) -> Iterator[str | Drop]:
                     record = line if isinstance(line, Drop) else _parsed(line)
                     yield record if isinstance(record, Drop) else read(record)
             case SourceFormat.PARQUET if folder.content is Content.CHAT:
-                yield from map(_reading(folder), _records(folder, file, span))
+                read = _reading(folder)
+                for found in _records(folder, file, span):
+                    yield found if isinstance(found, Drop) else read(found)
             case SourceFormat.PARQUET:
                 for value in _rows(folder, file, span):
                     yield Drop.NO_TEXT if value is None else _text(value)
@@ -171,10 +173,21 @@ def _rows(folder: SourceFolder, file: io.BufferedReader, span: Span) -> Iterator
         yield from column.cast(pyarrow.large_binary()).to_pylist()
 
 
-def _records(folder: SourceFolder, file: io.BufferedReader, span: Span) -> Iterator[dict[str, Any]]:
+def _records(folder: SourceFolder, file: io.BufferedReader, span: Span) -> Iterator[dict[str, Any] | Drop]:
     """The columns of conversations in the span's row groups, row by row."""
     for batch in _batches(folder, file, span):
-        yield from batch.to_pylist()
+        try:
+            rows = batch.to_pylist()
+        except UnicodeDecodeError:
+            rows = [_record(batch, row) for row in range(batch.num_rows)]
+        yield from rows
+
+
+def _record(batch: RecordBatch, row: int) -> dict[str, Any] | Drop:
+    try:
+        return dict(batch.slice(row, 1).to_pylist()[0])
+    except UnicodeDecodeError:
+        return Drop.UNDECODABLE
 
 
 def _batches(folder: SourceFolder, file: io.BufferedReader, span: Span) -> Iterator[RecordBatch]:
@@ -215,13 +228,16 @@ def _judge_column(folder: SourceFolder, file: SourceFile, field: str, kind: Any)
     import pyarrow
 
     kind = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
-    if len(folder.columns) == 1 and folder.content is Content.CHAT:
-        fits, wanted = pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind), "lists in messagesField"
+    text = pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)
+    if folder.content is not Content.CHAT:
+        fits, remedy = text, "name a column of strings in textField"
+    elif len(folder.columns) == 1:
+        fits = pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind)
+        remedy = "name a column of lists in messagesField"
     else:
-        fits, wanted = pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind), "strings in textField"
+        fits, remedy = text, "name columns of strings in promptField and responseField"
     if not fits:
-        where = f"source {folder.source.name}, file {file.name}"
-        raise Refused(where, f"column {field} holds {kind}", f"name a column of {wanted}")
+        raise Refused(f"source {folder.source.name}, file {file.name}", f"column {field} holds {kind}", remedy)
 
 
 def probe_fields(folder: SourceFolder, files: Sequence[SourceFile]) -> None:

@@ -89,6 +89,8 @@ def encode(plan: Plan, chunk: int, encoder: AnyEncoder, workspace: Workspace) ->
     if workspace.done(name):
         return
     selection = select(plan, chunk, workspace)
+    if isinstance(encoder, ChatEncoder):
+        encoder.refusal = ""
     record = {split.value: _encode_split(name, chunk, split, (selection, encoder, workspace)) for split in Split}
     record["duplicates"] = {"documents": int((~selection.kept).sum())}
     if isinstance(encoder, ChatEncoder):

@@ -31,7 +31,7 @@ class SplitInfo:
 
     documents: int
     tokens: int
-    """With one end-of-text token for each document."""
+    """With one end-of-text token for each document; of conversations, as their template ends them."""
     text_bytes: int
     """Of the documents' normalised UTF-8, end-of-text tokens not counted: bits per byte divide by it."""
     shards: tuple[ShardInfo, ...]

@@ -81,9 +81,9 @@ def _conclude(run: tessera_run.Run, resolved: ResolvedRun, parts: Parts, directo
     _evaluate(run, parts, parts.total_steps)
     run.phase("export", parts.total_steps)
     whole = ((shard.name, gather_rows(shard, parts.world.group)) for shard in parts.optimiser.weights())
-    pairs: dict[str, Pair] = {}
-    weights = merged(whole, adapted(parts.model), pairs)
     if run.rank == 0:
+        pairs: dict[str, Pair] = {}
+        weights = merged(whole, adapted(parts.model), pairs)
         dataset = parts.data.tokenizer
         original = read_origin(resolved, open_store(resolved.storage))
         tokenizer = TokenizerFile(dataset.tokenizer(), dataset.manifest.tokenizer.end_of_text, original)
@@ -93,7 +93,7 @@ def _conclude(run: tessera_run.Run, resolved: ResolvedRun, parts: Parts, directo
         where = publish_export(directory.export, resolved.storage)
         run.note("Exported", where)
     else:
-        for _ in weights:
+        for _ in whole:
             pass
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from tessera_trainer import hugging_face
 from tessera_trainer.adapter import Adapter, Pair
+from tessera_trainer.export import sync
 from tessera_trainer.shape import ModelShape
 
 FOLDER = "adapter"
@@ -42,8 +43,11 @@ def export_adapter(export: Path, shape: ModelShape, pairs: Mapping[str, Pair], b
     adapter = next(iter(pairs.values())).adapter
     document = _configuration(adapter, {name.split(".")[-3] for name in tensors}, base)
     (partial / "adapter_config.json").write_text(json.dumps(document, indent=2, sort_keys=True) + "\n")
+    for path in (*partial.iterdir(), partial):
+        sync(path)
     shutil.rmtree(export / FOLDER, ignore_errors=True)
     os.replace(partial, export / FOLDER)
+    sync(export)
 
 
 def _configuration(adapter: Adapter, modules: set[str], base: str) -> dict[str, Any]:

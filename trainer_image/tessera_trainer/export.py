@@ -72,8 +72,8 @@ def export(
     for name, text in (original.beside if original is not None else {}).items():
         (partial / Path(name).name).write_bytes(text.encode())
     for file in sorted(partial.iterdir()):
-        _sync(file)
-    _sync(partial)
+        sync(file)
+    sync(partial)
     _put_in_place(partial, folder)
 
 
@@ -152,7 +152,8 @@ def _write_json(file: Path, document: dict[str, Any]) -> None:
     file.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """What was written there, or into this folder, survives a loss of power."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -166,5 +167,5 @@ def _put_in_place(partial: Path, folder: Path) -> None:
     if folder.exists():
         folder.rename(earlier)
     partial.rename(folder)
-    _sync(folder.parent)
+    sync(folder.parent)
     shutil.rmtree(earlier, ignore_errors=True)
